@@ -1,0 +1,83 @@
+# Rondo. `make help` lists everything; the two that matter are `make run` and `make test`.
+
+PYTHON ?= python3.11
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PROJECTS := -e './shared[local]' -e ./services/gateway -e ./services/coordinator \
+            -e './services/worker[torch]' -e ./bench
+MANIFESTS := constraints.txt shared/pyproject.toml $(wildcard services/*/pyproject.toml) \
+             bench/pyproject.toml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+SOURCES := shared services bench tests tools
+
+ENGINE ?= torch
+WORKERS ?= 2
+PORT ?= 8000
+QUESTION ?= Count from 1 to 12.
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run install install-dev test check lint type imports format unit int e2e bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run MODEL=/path/to/hf-folder WORKERS=3 ENGINE=emulated PORT=8000 QUESTION='...'"
+	@echo "  PYTHON=$(PYTHON) builds the venv; PIP_ARGS are passed to pip."
+
+run: install ## Start a local cluster, ask it a question, stay up until Ctrl-C.
+	@exec $(BIN)/rondo up --engine $(ENGINE) --workers $(WORKERS) --port $(PORT) \
+	    $(if $(MODEL),--model '$(MODEL)') --ask '$(QUESTION)'
+
+install: $(VENV)/.installed ## Create .venv with all five distributions, editable.
+
+install-dev: $(VENV)/.installed-dev ## The same, with what checks and tests need.
+
+$(VENV)/.installed: $(MANIFESTS)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: set PYTHON=..." >&2; exit 1; }
+	@echo "installing into $(VENV) (a minute or two the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation $(PROJECTS)
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+test: install-dev ## Run every test: unit, property, contract, integration, end to end.
+	$(PYTEST)
+
+check: lint type imports ## Everything CI checks besides tests.
+
+lint: install-dev ## Formatting and lint (ruff).
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+type: install-dev ## Types (mypy, strict).
+	$(BIN)/mypy $(SOURCES)
+
+imports: install-dev ## Who may import whom (import-linter).
+	$(BIN)/lint-imports
+
+format: install-dev ## Rewrite files as the linter wants them.
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+unit: install-dev ## Tests without I/O.
+	$(PYTEST) tests/unit tests/property
+
+int: install-dev ## Tests with a real nats-server and real engines.
+	$(PYTEST) tests/contract tests/integration tests/architecture
+
+e2e: install-dev ## Tests of whole clusters.
+	$(PYTEST) tests/e2e
+
+bench: install ## What the bus and the services add to the engine's latency.
+	$(BIN)/rondo-bench latency
+
+clean: ## Remove the venv, caches and run folders.
+	rm -rf $(VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
