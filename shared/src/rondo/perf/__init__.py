@@ -1,0 +1,1 @@
+"""Latency models of instances and their fitted profiles."""

@@ -1,0 +1,1 @@
+"""Messages that cross the bus, and the one codec for them."""
