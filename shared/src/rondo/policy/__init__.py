@@ -1,0 +1,1 @@
+"""Pure schedulers: events in, effects out. No I/O, no clock, no randomness."""

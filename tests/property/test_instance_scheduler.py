@@ -1,0 +1,133 @@
+"""Whatever happens to an instance scheduler, no block and no token is lost or doubled."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from rondo.policy.instance import PROMPT_WAIT_S, InstanceScheduler
+from rondo.policy.ledger import KvLedger
+from rondo.policy.plan import Job
+from rondo.policy.turns import TurnEnd
+from rondo.types import Phase, Slo
+
+EOS = 1
+BLOCK = 4
+NUM_BLOCKS = 24
+
+
+class InstanceMachine(RuleBasedStateMachine):
+    """Prompts, grants, cancels and steps in any order; grants may come before their prompts."""
+
+    requests = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = InstanceScheduler(
+            KvLedger(NUM_BLOCKS, BLOCK),
+            max_running=5,
+            max_prefill_tokens=12,
+            eos_token_ids=(EOS,),
+        )
+        self.now_s = 0.0
+        self.turn = 0
+        self.count = 0
+        self.tokens: dict[str, int] = {}
+        self.known: set[str] = set()
+        self.granted: set[str] = set()
+        self.ended: set[str] = set()
+
+    @rule(target=requests)
+    def name(self) -> str:
+        self.count += 1
+        return f"r{self.count}"
+
+    @rule(request=requests, prompt=st.integers(1, 40), answer=st.integers(1, 30))
+    def prompt_arrives(self, request: str, prompt: int, answer: int) -> None:
+        if request in self.known | self.ended:
+            return
+        job = Job(request, prompt, answer, max(1, answer // 2), Slo(ttft_s=1, tpot_s=0.1), 0.0)
+        if self.scheduler.add(job) is None:
+            self.known.add(request)
+        else:
+            assert prompt + answer > NUM_BLOCKS * BLOCK - BLOCK
+
+    @rule(request=requests, opens=st.booleans(), budget_s=st.floats(0.0, 2.0))
+    def granted_turn(self, request: str, opens: bool, budget_s: float) -> None:
+        if request in self.ended:
+            return
+        self.turn += opens or self.turn == 0
+        self.scheduler.grant(self.turn, [request], budget_s, self.now_s)
+        self.granted.add(request)
+
+    @rule()
+    def revoked(self) -> None:
+        self.scheduler.revoke(self.turn)
+
+    @rule(request=requests)
+    def cancelled(self, request: str) -> None:
+        self.scheduler.cancel(request)
+        if request in self.known:
+            self.ended.add(request)
+        self.known.discard(request)
+        self.granted.discard(request)
+
+    @rule(steps=st.integers(1, 6), eos=st.booleans())
+    def steps(self, steps: int, eos: bool) -> None:
+        for _ in range(steps):
+            if not self.step(eos):
+                return
+
+    def step(self, eos: bool) -> bool:
+        plan = self.scheduler.plan(self.now_s)
+        for event in self.scheduler.take_turn_events():
+            if isinstance(event, TurnEnd):
+                self.granted -= set(event.leftover)
+        if plan is None:
+            return False
+        assert plan.items
+        if plan.phase is Phase.DECODE:
+            assert all(item.num_tokens == 1 for item in plan.items)
+        else:
+            assert sum(item.num_tokens for item in plan.items) <= 12
+        for item in plan.items:
+            assert len(item.blocks) * BLOCK >= item.start + item.num_tokens
+        self.now_s += 0.1
+        token = EOS if eos else 5
+        outcome = self.scheduler.commit(plan, {i.request_id: token for i in plan.items}, self.now_s)
+        for new in outcome.tokens:
+            assert new.request_id in self.granted
+            assert new.index == self.tokens.get(new.request_id, 0)
+            self.tokens[new.request_id] = new.index + 1
+        for finished in outcome.finished:
+            assert finished.tokens_out == self.tokens[finished.request_id]
+            self.known.discard(finished.request_id)
+            self.granted.discard(finished.request_id)
+            self.ended.add(finished.request_id)
+        return True
+
+    @invariant()
+    def sound(self) -> None:
+        self.scheduler.check_invariants()
+        kv = self.scheduler.occupancy()
+        assert kv.used_blocks + kv.free_blocks == kv.total_blocks
+        assert {member.request_id for member in self.scheduler.members(self.now_s)} == self.known
+
+    def teardown(self) -> None:
+        """Granted everything, all requests end and all blocks are free."""
+        self.turn += 1
+        self.scheduler.grant(self.turn, sorted(self.known), 1e9, self.now_s)
+        self.granted |= self.known
+        for _ in range(5000):
+            if not self.step(eos=False):
+                break
+        self.now_s += 2 * PROMPT_WAIT_S
+        self.scheduler.expire(self.now_s)
+        assert self.scheduler.plan(self.now_s) is None
+        assert not self.known
+        assert self.scheduler.ledger.num_free == NUM_BLOCKS
+
+
+TestInstanceMachine = InstanceMachine.TestCase
+TestInstanceMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
