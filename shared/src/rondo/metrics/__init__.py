@@ -1,0 +1,1 @@
+"""Life-cycle stamps of a request and what follows from them."""

@@ -1,0 +1,60 @@
+"""Sends messages in order from synchronous code: handlers never await."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from rondo.bus.protocol import Bus
+from rondo.errors import PeerError
+from rondo.service import logs
+from rondo.wire.messages import Message
+
+log = logging.getLogger("rondo.outbox")
+
+#: Sends that may wait for the bus; further ones are dropped, and sequence numbers tell.
+LIMIT = 65536
+#: How long close() waits for what is queued.
+CLOSE_TIMEOUT_S = 2.0
+
+
+class Outbox:
+    """A queue of sends and the task that works it off. Failed sends are logged and counted."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._queue: asyncio.Queue[tuple[str, Callable[[], Awaitable[None]]]] = asyncio.Queue(LIMIT)
+        self._task = asyncio.create_task(self._work())
+        self.failed = 0
+
+    def send(self, subject: str, message: Message) -> None:
+        """Publishes a message after those before it."""
+        self.call(subject, lambda: self._bus.publish(subject, message))
+
+    def call(self, subject: str, send: Callable[[], Awaitable[None]]) -> None:
+        """Runs any send in order; `subject` is for the log."""
+        try:
+            self._queue.put_nowait((subject, send))
+        except asyncio.QueueFull:
+            self.failed += 1
+
+    async def close(self) -> None:
+        """Sends what is queued, in bounded time, then stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._queue.join()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            subject, send = await self._queue.get()
+            try:
+                await send()
+            except PeerError as error:
+                self.failed += 1
+                logs.warning(log, "send_failed", subject=subject, error=str(error))
+            finally:
+                self._queue.task_done()
