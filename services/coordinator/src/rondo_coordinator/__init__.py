@@ -1,0 +1,1 @@
+"""Macro-instance scheduler of a Rondo cluster."""

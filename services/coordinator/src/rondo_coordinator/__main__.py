@@ -1,0 +1,69 @@
+"""Starts a coordinator: settings, bus, service, health port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import uuid
+
+from prometheus_client import CollectorRegistry
+
+from rondo.bus.nats import NatsBus
+from rondo.policy.macro import QueueSettings
+from rondo.policy.padg import PadgScheduler
+from rondo.service import logs
+from rondo.service.health import HealthServer
+from rondo.service.runtime import run_program, unless_stopped
+from rondo.service.settings import valid_id
+from rondo_coordinator.metrics import CoordinatorMetrics
+from rondo_coordinator.service import CoordinatorService
+from rondo_coordinator.settings import CoordinatorSettings
+
+log = logging.getLogger("rondo.coordinator")
+
+
+async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
+    """Runs the coordinator until `stop` is set."""
+    random_id = f"c-{uuid.uuid4().hex[:8]}"
+    own_id = valid_id("RONDO_COORDINATOR_ID", settings.coordinator_id or random_id)
+    quantile = settings.slack_quantile()
+    queue = QueueSettings(max_wait_s=settings.max_wait_s, max_pending=settings.max_pending)
+    registry = CollectorRegistry()
+    bus = NatsBus(settings.nats_url, name=own_id)
+    service = CoordinatorService(
+        bus,
+        own_id,
+        lambda: PadgScheduler(slack_quantile=quantile, queue=queue),
+        CoordinatorMetrics(registry),
+        instance_timeout_s=settings.instance_timeout_s,
+        lease_s=settings.lease_s,
+    )
+
+    def not_ready() -> str | None:
+        if not bus.connected:
+            return f"no connection to the bus at {bus.url}"
+        return None if service.started else "still subscribing"
+
+    health = HealthServer(settings, not_ready, registry)
+    port = await health.start()
+    logs.info(log, "starting", coordinator=own_id, http_port=port, slack=settings.slack)
+    try:
+        if await unless_stopped(stop, bus.connect()) and await unless_stopped(
+            stop, service.start()
+        ):
+            logs.info(log, "ready", coordinator=own_id)
+            await stop.wait()
+        await service.stop()
+    finally:
+        await bus.close()
+        await health.stop()
+
+
+def main() -> int:
+    """Entry point."""
+    return run_program("rondo-coordinator", CoordinatorSettings, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

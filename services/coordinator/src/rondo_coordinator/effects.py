@@ -1,0 +1,109 @@
+"""Effects of a policy become messages: answers to gateways, commands to workers, events for all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from rondo.bus import subjects
+from rondo.policy import events
+from rondo.policy.events import AnyEffect
+from rondo.service.outbox import Outbox
+from rondo.wire import messages as m
+from rondo_coordinator.metrics import CoordinatorMetrics
+
+Respond = Callable[[m.Message], Awaitable[None]]
+
+
+class Effects:
+    """Performs effects for one macro-instance under one epoch."""
+
+    def __init__(
+        self, macro_id: str, epoch: int, outbox: Outbox, metrics: CoordinatorMetrics
+    ) -> None:
+        self._macro_id = macro_id
+        self._epoch = epoch
+        self._outbox = outbox
+        self._metrics = metrics
+        self._replies: dict[str, Respond] = {}
+        self._event_seq = 0
+
+    def expect_reply(self, request_id: str, respond: Respond) -> None:
+        """The latest way to answer a request; an earlier one is no longer listened to."""
+        self._replies[request_id] = respond
+
+    def forget_reply(self, request_id: str) -> None:
+        """Nobody waits for an answer any more."""
+        self._replies.pop(request_id, None)
+
+    def perform(self, effect: AnyEffect) -> None:
+        """Sends what the effect asks for."""
+        match effect:
+            case events.Admit():
+                self._admit(effect)
+            case events.Reject():
+                self._metrics.rejected.labels(effect.reason).inc()
+                fields = {"request": effect.request_id, "reason": effect.reason}
+                self.publish("rejected", {**fields, "detail": effect.detail})
+                self._reply(
+                    m.Rejected(
+                        request_id=effect.request_id,
+                        reason=effect.reason,
+                        detail=effect.detail,
+                        retry_after_s=effect.retry_after_s,
+                    )
+                )
+            case events.GrantTurn() | events.ExtendTurn():
+                kind = m.TurnToken if isinstance(effect, events.GrantTurn) else m.TurnExtend
+                self._metrics.turns.labels(kind.__name__).inc()
+                command = kind(
+                    epoch=self._epoch,
+                    turn=effect.turn,
+                    request_ids=effect.request_ids,
+                    budget_s=effect.budget_s,
+                )
+                self.command(effect.instance_id, command)
+            case events.RevokeTurn():
+                revoke = m.TurnRevoke(epoch=self._epoch, turn=effect.turn)
+                self.command(effect.instance_id, revoke)
+            case events.CancelOn():
+                cancel = m.CancelRun(epoch=self._epoch, request_id=effect.request_id)
+                self.command(effect.instance_id, cancel)
+            case events.Observed():
+                self._metrics.observed(effect)
+
+    def _admit(self, effect: events.Admit) -> None:
+        self._metrics.admitted.inc()
+        fields: m.Fields = {
+            "request": effect.request_id,
+            "instance": effect.instance_id,
+            "turn": effect.turn,
+            "predicted_ttft_s": effect.predicted_ttft_s,
+            "predicted_tpot_s": effect.predicted_tpot_s,
+            "reasons": list(effect.reasons),
+        }
+        self.publish("admitted", fields)
+        self._reply(
+            m.Admitted(
+                request_id=effect.request_id,
+                instance_id=effect.instance_id,
+                epoch=self._epoch,
+                turn=effect.turn,
+                predicted_ttft_s=effect.predicted_ttft_s,
+                predicted_tpot_s=effect.predicted_tpot_s,
+                reasons=effect.reasons,
+            )
+        )
+
+    def _reply(self, answer: m.Admitted | m.Rejected) -> None:
+        if respond := self._replies.pop(answer.request_id, None):
+            self._outbox.call("reply", lambda: respond(answer))
+
+    def command(self, instance_id: str, command: m.Command) -> None:
+        """Sends a command to an instance."""
+        self._outbox.send(subjects.command(instance_id), command)
+
+    def publish(self, kind: str, fields: m.Fields) -> None:
+        """Publishes an event for the console, the journal and `rondo events`."""
+        self._event_seq += 1
+        event = m.Event(kind=kind, source_id=self._macro_id, seq=self._event_seq, fields=fields)
+        self._outbox.send(subjects.event(kind), event)

@@ -1,0 +1,245 @@
+"""One owned macro-instance: messages become events of the policy, its effects become messages.
+
+Decides nothing itself. Lives from the moment its lease is taken until it is lost; a new owner
+starts with an empty one and rebuilds it from the members' full reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rondo.bus.protocol import Incoming
+from rondo.bus.sequence import SequenceTracker
+from rondo.policy import events
+from rondo.policy.events import Event, MacroScheduler
+from rondo.service import logs
+from rondo.service.outbox import Outbox
+from rondo.types import KvOccupancy, Phase, Progress, RequestInfo
+from rondo.wire import messages as m
+from rondo_coordinator.effects import Effects
+from rondo_coordinator.metrics import CoordinatorMetrics
+
+log = logging.getLogger("rondo.coordinator")
+
+
+@dataclass(slots=True)
+class Member:
+    """An instance of the macro-instance, and when it was heard last."""
+
+    record: m.InstanceRecord
+    heard_s: float
+    joined: bool = False
+    progress: Progress | None = None
+    sequence: SequenceTracker = field(default_factory=SequenceTracker)
+
+
+class MacroHost:
+    """Runs one policy object under one epoch.
+
+    Args:
+        dropped: called with the id of an instance that was silent for too long.
+        changed: called when the members changed.
+    """
+
+    def __init__(
+        self,
+        macro_id: str,
+        epoch: int,
+        policy: MacroScheduler,
+        outbox: Outbox,
+        metrics: CoordinatorMetrics,
+        dropped: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.macro_id = macro_id
+        self.epoch = epoch
+        self.members: dict[str, Member] = {}
+        self._policy = policy
+        self._metrics = metrics
+        self._dropped = dropped
+        self._changed = changed
+        self._effects = Effects(macro_id, epoch, outbox, metrics)
+        self._given_up: dict[str, str] = {}  # incarnations dropped for silence
+        self._timer: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Stops acting."""
+        if self._timer:
+            self._timer.cancel()
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that wait for admission."""
+        return self._policy.num_pending
+
+    # Membership
+
+    def add(self, record: m.InstanceRecord) -> None:
+        """An instance registered; it joins with its first report of this incarnation."""
+        instance_id = record.instance_id
+        known = self.members.get(instance_id)
+        if record.draining:
+            self.remove(instance_id, "draining")
+        elif known is None or known.record.incarnation != record.incarnation:
+            self.remove(instance_id, "started anew")
+            self._given_up.pop(instance_id, None)
+            self.members[instance_id] = Member(record, time.monotonic())
+            self._effects.command(instance_id, m.SendFullReport(epoch=self.epoch))
+
+    def remove(self, instance_id: str, why: str) -> None:
+        """An instance is gone."""
+        if member := self.members.pop(instance_id, None):
+            logs.info(log, "instance_left", instance=instance_id, why=why)
+            self._changed()
+            self._effects.publish("instance", {"instance": instance_id, "left": why})
+            if member.joined:
+                self._handle(events.InstanceLeft(at_s=time.monotonic(), instance_id=instance_id))
+
+    def drop_silent(self, timeout_s: float) -> None:
+        """Drops instances that were not heard for `timeout_s`."""
+        now_s = time.monotonic()
+        for instance_id, member in list(self.members.items()):
+            if now_s - member.heard_s > timeout_s:
+                self._given_up[instance_id] = member.record.incarnation
+                self.remove(instance_id, f"silent for {timeout_s:g} s")
+                self._dropped(instance_id)
+
+    # Messages in
+
+    def on_submit(self, incoming: Incoming) -> None:
+        """Admission, or its withdrawal."""
+        now_s = time.monotonic()
+        match incoming.message:
+            case m.Submit() as submit:
+                if incoming.respond:
+                    self._effects.expect_reply(submit.request_id, incoming.respond)
+                info = RequestInfo(
+                    request_id=submit.request_id,
+                    prompt_tokens=submit.prompt_tokens,
+                    max_tokens=submit.max_tokens,
+                    predicted_tokens=submit.predicted_tokens,
+                    slo=submit.slo,
+                    arrival_s=now_s - submit.age_s,
+                )
+                self._handle(events.RequestArrived(at_s=now_s, request=info))
+            case m.Cancel(request_id=request_id):
+                self._effects.forget_reply(request_id)
+                self._handle(events.RequestCancelled(at_s=now_s, request_id=request_id))
+            case other:
+                kind = type(other).__name__
+                logs.warning(log, "unexpected_message", subject=incoming.subject, kind=kind)
+
+    def on_report(self, report: m.Report) -> None:
+        """A member's report; others are told to register."""
+        member = self.members.get(report.instance_id)
+        if member is None or member.record.incarnation != report.incarnation:
+            if self._given_up.get(report.instance_id) == report.incarnation:
+                self._effects.command(report.instance_id, m.Rejoin(epoch=self.epoch))
+            return
+        now_s = time.monotonic()
+        member.heard_s = now_s
+        if member.sequence.observe(report.instance_id, report.incarnation, report.seq):
+            self._metrics.gaps.inc()
+            self._effects.command(report.instance_id, m.SendFullReport(epoch=self.epoch))
+        match report:
+            case m.StepReport(progress=progress):
+                self._on_progress(member, progress, now_s)
+            case m.TurnEnded():
+                self._publish_turn("turn_ended", report, report.duration_s)
+                closed = events.TurnClosed(
+                    at_s=now_s,
+                    instance_id=report.instance_id,
+                    turn=report.turn,
+                    duration_s=report.duration_s,
+                    leftover=report.leftover,
+                )
+                if member.joined:
+                    self._handle(closed)
+            case m.TurnBegan():
+                self._publish_turn("turn_began", report, report.waited_s)
+
+    def _on_progress(self, member: Member, progress: Progress, now_s: float) -> None:
+        member.progress = progress
+        instance_id = member.record.instance_id
+        if not member.joined:
+            if progress.members is not None:
+                self._join(member, progress, now_s)
+            return
+        self._handle(
+            events.InstanceReported(at_s=now_s, instance_id=instance_id, progress=progress)
+        )
+
+    def _join(self, member: Member, progress: Progress, now_s: float) -> None:
+        member.joined = True
+        self._changed()
+        record = member.record
+        logs.info(log, "instance_joined", instance=record.instance_id, macro=self.macro_id)
+        self._effects.publish("instance", {"instance": record.instance_id, "joined": self.macro_id})
+        info = events.InstanceInfo(
+            instance_id=record.instance_id,
+            latency=record.profile,
+            block_size=record.block_size,
+            num_blocks=record.num_blocks,
+            max_model_len=record.max_model_len,
+            max_running=record.max_running,
+            max_prefill_tokens=record.max_prefill_tokens,
+        )
+        self._handle(events.InstanceJoined(at_s=now_s, instance=info, progress=progress))
+
+    # Effects out
+
+    def _handle(self, event: Event) -> None:
+        decision = self._policy.handle(event)
+        for effect in decision.effects:
+            self._effects.perform(effect)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if decision.wake_at_s is not None:
+            delay_s = max(0.0, decision.wake_at_s - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._handle(events.Tick(at_s=time.monotonic()))
+
+    # Looking in
+
+    def status(self, model: str, owner_id: str) -> m.StatusReply:
+        """The state for `rondo status`."""
+        now_s = time.monotonic()
+        return m.StatusReply(
+            macro_id=self.macro_id,
+            model=model,
+            owner_id=owner_id,
+            epoch=self.epoch,
+            num_pending=self.num_pending,
+            instances=tuple(_status(member, now_s) for member in self.members.values()),
+        )
+
+    def _publish_turn(self, kind: str, report: m.TurnBegan | m.TurnEnded, value_s: float) -> None:
+        fields: m.Fields = {
+            "instance": report.instance_id,
+            "turn": report.turn,
+            "seconds": value_s,
+        }
+        self._effects.publish(kind, fields)
+
+
+def _status(member: Member, now_s: float) -> m.InstanceStatus:
+    progress = member.progress
+    kv: KvOccupancy | None = progress.kv if progress else None
+    return m.InstanceStatus(
+        instance_id=member.record.instance_id,
+        engine=member.record.engine,
+        phase=progress.phase if progress else Phase.IDLE,
+        turn=progress.turn if progress else 0,
+        num_running=progress.num_running if progress else 0,
+        num_waiting=progress.num_waiting if progress else 0,
+        kv=kv,
+        report_age_s=now_s - member.heard_s,
+    )

@@ -1,0 +1,194 @@
+"""The coordinator on the bus: leases, membership, and the routing of messages to its hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+
+from rondo.bus import subjects
+from rondo.bus.protocol import Bus, Incoming, KeyUpdate, Subscription
+from rondo.errors import PeerError
+from rondo.policy.events import MacroScheduler
+from rondo.service import logs
+from rondo.service.outbox import Outbox
+from rondo.wire import messages as m
+from rondo_coordinator.host import MacroHost
+from rondo_coordinator.lease import Lease
+from rondo_coordinator.metrics import CoordinatorMetrics
+
+log = logging.getLogger("rondo.coordinator")
+
+SILENCE_CHECK_S = 0.5
+
+
+class CoordinatorService:
+    """Competes for every macro-instance it hears of and runs those it owns.
+
+    Args:
+        make_policy: a fresh policy object for a macro-instance.
+        instance_timeout_s, lease_s: see CoordinatorSettings.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        coordinator_id: str,
+        make_policy: Callable[[], MacroScheduler],
+        metrics: CoordinatorMetrics,
+        *,
+        instance_timeout_s: float,
+        lease_s: float,
+    ) -> None:
+        self._bus = bus
+        self._id = coordinator_id
+        self._make_policy = make_policy
+        self._metrics = metrics
+        self._instance_timeout_s = instance_timeout_s
+        self._lease_s = lease_s
+        self._outbox = Outbox(bus)
+        self._records: dict[str, m.InstanceRecord] = {}
+        self._models: dict[str, str] = {}
+        self._leases: dict[str, Lease] = {}
+        self._hosts: dict[str, MacroHost] = {}
+        self._submits: dict[str, Subscription] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.started = False
+        metrics.watch_pending(lambda: sum(host.num_pending for host in self._hosts.values()))
+
+    async def start(self) -> None:
+        """Subscribes and begins to compete."""
+        await self._bus.subscribe(subjects.all_reports(), self._on_report)
+        await self._bus.subscribe(subjects.STATUS, self._on_status)
+        self._instances = await self._bus.key_value(subjects.INSTANCES_BUCKET)
+        self._macros = await self._bus.key_value(subjects.MACROS_BUCKET)
+        await self._macros.watch(self._on_macro)
+        await self._instances.watch(self._on_instance)
+        self._spawn(self._watch_silence())
+        self.started = True
+
+    async def stop(self) -> None:
+        """Releases all leases, so that others take over at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for host in self._hosts.values():
+            host.close()
+        await self._outbox.close()
+
+    # What comes in
+
+    def _on_macro(self, update: KeyUpdate) -> None:
+        if isinstance(update.value, m.MacroRecord):
+            self._compete(update.value.model)
+
+    def _on_instance(self, update: KeyUpdate) -> None:
+        instance_id = update.key
+        previous = self._records.pop(instance_id, None)
+        record = update.value
+        if isinstance(record, m.InstanceRecord):
+            self._records[instance_id] = record
+            self._compete(record.model)
+            if host := self._hosts.get(subjects.macro_id_of(record.model)):
+                host.add(record)
+            if previous and previous.model == record.model:
+                return
+        if previous and (host := self._hosts.get(subjects.macro_id_of(previous.model))):
+            host.remove(instance_id, "deregistered")
+
+    def _on_report(self, incoming: Incoming) -> None:
+        report = incoming.message
+        if isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
+            for host in self._hosts.values():
+                host.on_report(report)
+
+    def _on_status(self, incoming: Incoming) -> None:
+        if not isinstance(incoming.message, m.StatusRequest) or incoming.respond is None:
+            return
+        respond = incoming.respond
+        for macro_id, host in self._hosts.items():
+            reply = host.status(self._models[macro_id], self._id)
+            self._outbox.call("status", lambda reply=reply: respond(reply))  # type: ignore[misc]
+
+    # Ownership
+
+    def _compete(self, model: str) -> None:
+        macro_id = subjects.macro_id_of(model)
+        if macro_id in self._leases:
+            return
+        self._models[macro_id] = model
+        lease = Lease(
+            self._macros,
+            macro_id,
+            self._id,
+            self._lease_s,
+            lambda: self._describe(macro_id),
+            lambda epoch: self._spawn(self._acquired(macro_id, epoch)),
+            lambda: self._spawn(self._lost(macro_id)),
+        )
+        self._leases[macro_id] = lease
+        self._spawn(lease.run())
+
+    def _describe(self, macro_id: str) -> m.MacroRecord:
+        host = self._hosts.get(macro_id)
+        members = host.members.values() if host else ()
+        records = [member.record for member in members if member.joined]
+        return m.MacroRecord(
+            macro_id=macro_id,
+            model=self._models[macro_id],
+            owner_id="",
+            epoch=0,
+            beat=0,
+            max_model_len=max((record.max_model_len for record in records), default=0),
+            instance_ids=tuple(record.instance_id for record in records),
+        )
+
+    async def _acquired(self, macro_id: str, epoch: int) -> None:
+        host = MacroHost(
+            macro_id,
+            epoch,
+            self._make_policy(),
+            self._outbox,
+            self._metrics,
+            lambda instance_id: self._spawn(self._delete_record(instance_id)),
+            self._leases[macro_id].touch,
+        )
+        self._hosts[macro_id] = host
+        for record in self._records.values():
+            if subjects.macro_id_of(record.model) == macro_id:
+                host.add(record)
+        self._submits[macro_id] = await self._bus.subscribe(
+            subjects.submit(macro_id), host.on_submit
+        )
+
+    async def _lost(self, macro_id: str) -> None:
+        if host := self._hosts.pop(macro_id, None):
+            host.close()
+        if submits := self._submits.pop(macro_id, None):
+            await submits.close()
+
+    async def _delete_record(self, instance_id: str) -> None:
+        """A dropped instance leaves the bucket, so that gateways end what they had on it."""
+        try:
+            await self._instances.delete(instance_id)
+        except PeerError as error:
+            logs.warning(log, "drop_failed", instance=instance_id, error=str(error))
+
+    async def _watch_silence(self) -> None:
+        while True:
+            await asyncio.sleep(SILENCE_CHECK_S)
+            if self._bus.connected:  # else the silence is ours
+                for host in self._hosts.values():
+                    host.drop_silent(self._instance_timeout_s)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            if error := task.exception():
+                log.error("task_died", exc_info=error)
