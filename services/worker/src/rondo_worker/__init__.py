@@ -1,0 +1,1 @@
+"""One instance of a Rondo cluster: an engine and its step loop."""

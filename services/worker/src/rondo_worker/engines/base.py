@@ -1,0 +1,80 @@
+"""The contract between a worker's step loop and whatever computes the tokens.
+
+The instance scheduler (`rondo.policy.instance`) owns the KV blocks and decides each step; an engine
+executes exactly the step it is given. One thread owns an engine: it need not be thread-safe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rondo.policy.plan import StepPlan
+from rondo.types import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine can hold.
+
+    `num_blocks` blocks of `block_size` tokens are the whole KV pool; `max_model_len` bounds prompt
+    plus answer of one request, in tokens; token ids are below `vocab_size`.
+    """
+
+    model: str
+    engine: str
+    max_model_len: int
+    vocab_size: int
+    block_size: int
+    num_blocks: int
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """A request as an engine needs it: the prompt's ids and how to sample."""
+
+    request_id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    ignore_eos: bool
+
+
+class Engine(Protocol):
+    """Computes tokens. Every method is called from one thread."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Limits and sizes; constant after construction."""
+        ...
+
+    def add(self, request: EngineRequest) -> None:
+        """Makes a request known, before its first step.
+
+        Raises:
+            EngineError: the prompt is empty or holds an id outside the vocabulary.
+        """
+        ...
+
+    def remove(self, request_id: str) -> None:
+        """Forgets a finished or aborted request; unknown ids are ignored."""
+        ...
+
+    def step(self, plan: StepPlan) -> dict[str, int]:
+        """Executes the plan; returns the next token of each sequence that it completes.
+
+        Each item's tokens `start .. start + num_tokens` of prompt-plus-answer-so-far are computed
+        and their keys and values stored in its block table. A prefill item that does not reach
+        the end of what is known yields no token. The engine appends returned tokens to its own
+        record of the request, so the next decode step starts from them.
+
+        Raises:
+            EngineError: names the requests of the step; their state on the engine is undefined
+                and they must be removed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees everything."""
+        ...

@@ -1,0 +1,117 @@
+"""Reports on their way out: coalesced over steps, sent at once when something changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from rondo.bus import subjects
+from rondo.policy.turns import TurnEnd, TurnStart
+from rondo.types import Progress
+from rondo.wire.messages import Message, Report, StepReport, TurnBegan, TurnEnded
+
+#: Steps in which nothing began or ended are reported together, this far apart.
+COALESCE_S = 0.02
+
+
+class Reporter:
+    """Sends an instance's reports in order, each with its number."""
+
+    def __init__(self, instance_id: str, send: Callable[[str, Message], None]) -> None:
+        self._instance_id = instance_id
+        self._subject = subjects.report(instance_id)
+        self._send = send
+        self._held: Progress | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last: Progress | None = None
+        self.incarnation = ""
+        self.epoch = 0
+        self._seq = 0
+
+    def restart(self, incarnation: str) -> None:
+        """Starts the numbers of a new incarnation."""
+        self.incarnation, self._seq = incarnation, 0
+        self._held = None
+
+    @property
+    def last(self) -> Progress | None:
+        """The last state that was reported or held."""
+        return self._last
+
+    def step(self, progress: Progress, turn_events: Iterable[TurnStart | TurnEnd]) -> None:
+        """Takes in what a step brought."""
+        previous, self._last = self._last, progress
+        for event in turn_events:
+            self.flush()
+            self._emit(self._turn_report(event))
+        self._held = _merge(self._held, progress)
+        urgent = progress.prefilled or progress.finished or progress.members is not None
+        if urgent or previous is None or previous.phase is not progress.phase:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self.flush)
+
+    def flush(self) -> None:
+        """Sends what is held."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._held is not None:
+            progress, self._held = self._held, None
+            self._emit(
+                StepReport(
+                    instance_id=self._instance_id,
+                    incarnation=self.incarnation,
+                    epoch=self.epoch,
+                    seq=self._next(),
+                    progress=progress,
+                )
+            )
+
+    def close(self) -> None:
+        """Drops the timer."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _turn_report(self, event: TurnStart | TurnEnd) -> Report:
+        if isinstance(event, TurnStart):
+            return TurnBegan(
+                instance_id=self._instance_id,
+                incarnation=self.incarnation,
+                epoch=self.epoch,
+                seq=self._next(),
+                turn=event.turn,
+                waited_s=event.waited_s,
+            )
+        return TurnEnded(
+            instance_id=self._instance_id,
+            incarnation=self.incarnation,
+            epoch=self.epoch,
+            seq=self._next(),
+            turn=event.turn,
+            duration_s=event.duration_s,
+            num_prefilled=event.num_prefilled,
+            prefill_tokens=event.prefill_tokens,
+            leftover=event.leftover,
+        )
+
+    def _emit(self, report: Report) -> None:
+        self._send(self._subject, report)
+
+
+def _merge(held: Progress | None, new: Progress) -> Progress:
+    """Later state, and everything that happened in both."""
+    if held is None:
+        return new
+    return msgspec.structs.replace(
+        new,
+        prefilled=held.prefilled + new.prefilled,
+        finished=held.finished + new.finished,
+        steps=held.steps + new.steps,
+    )

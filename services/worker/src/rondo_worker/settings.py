@@ -1,0 +1,40 @@
+"""Settings of a worker."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from rondo.service.settings import BaseSettings
+
+
+class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
+    """One instance: its engine, its model and its limits."""
+
+    model: Annotated[str, Meta(description="folder of the model, in Hugging Face layout")]
+    model_name: Annotated[str, Meta(description="name clients use; the folder's by default")] = ""
+    engine: Annotated[str, Meta(pattern="^(torch|emulated)$", description="torch or emulated")] = (
+        "torch"
+    )
+    profile: Annotated[
+        str, Meta(description="latency profile of the emulated engine: a name or a JSON file")
+    ] = "codellama-34b-l20-tp4"
+    instance_id: Annotated[str, Meta(description="id on the bus; a random one by default")] = ""
+    device: Annotated[str, Meta(description="auto, cpu, cuda or cuda:N")] = "auto"
+    dtype: Annotated[
+        str, Meta(pattern="^(auto|float32|bfloat16|float16)$", description="of weights and KV")
+    ] = "auto"
+    threads: Annotated[
+        int, Meta(ge=0, description="CPU threads of torch; 0 leaves it to torch")
+    ] = 0
+    block_size: Annotated[int, Meta(ge=1, le=1024, description="tokens in a KV block")] = 16
+    num_blocks: Annotated[int, Meta(ge=0, description="KV blocks; 0 sizes the pool itself")] = 0
+    max_model_len: Annotated[
+        int, Meta(ge=0, description="limit of prompt plus answer; 0 takes the model's")
+    ] = 0
+    max_running: Annotated[int, Meta(ge=1, description="requests that decode together")] = 256
+    max_prefill_tokens: Annotated[int, Meta(ge=1, description="tokens in a prefill step")] = 4096
+    drain_timeout_s: Annotated[
+        float, Meta(ge=0, description="how long a stopping worker lets its requests finish")
+    ] = 30.0
