@@ -1,0 +1,178 @@
+"""Token frames become answers: each token once and in order, whatever the bus does.
+
+An answer drops what it already has by token index, asks its worker again where something is
+missing, and ends in a finish reason or a typed error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rondo.bus import subjects
+from rondo.bus.protocol import Bus, Incoming
+from rondo.bus.sequence import SequenceTracker
+from rondo.errors import EngineError, InstanceLost, RondoError
+from rondo.service import logs
+from rondo.types import FinishReason
+from rondo.wire.messages import Message, Resync, TokenDelta, TokenFrame
+from rondo_gateway.metrics import GatewayMetrics
+
+log = logging.getLogger("rondo.gateway")
+
+#: A worker that does not react to so many questions in a row is taken for lost.
+MAX_UNANSWERED = 3
+
+
+class Answer:
+    """Tokens of one request, filled by frames and read by one consumer."""
+
+    def __init__(self, request_id: str, ask: Callable[[Answer], None]) -> None:
+        self.request_id = request_id
+        self.instance_id: str | None = None
+        self.incarnation: str | None = None
+        self.finish: FinishReason | None = None
+        self.num_tokens = 0
+        self._ask = ask
+        self._error: RondoError | None = None
+        self._buffer: list[int] = []
+        self._wake = asyncio.Event()
+        self._unanswered = 0
+        self._asked_at = -1
+
+    def take(self, delta: TokenDelta) -> None:
+        """New tokens, maybe with some that are known, maybe after some that are missing."""
+        self._unanswered = 0
+        if self.finish or self._error:
+            return
+        if delta.index > self.num_tokens:
+            if self._asked_at != self.num_tokens:  # once for each hole
+                self._asked_at = self.num_tokens
+                self._ask(self)
+            return
+        new = delta.tokens[self.num_tokens - delta.index :]
+        self._buffer.extend(new)
+        self.num_tokens += len(new)
+        if delta.error is not None:
+            self.fail(EngineError(delta.error, (self.request_id,)))
+        elif delta.finish:
+            self.finish = delta.finish
+        self._wake.set()
+
+    def fail(self, error: RondoError) -> None:
+        """Ends the answer with an error, after the tokens that are there."""
+        if self._error is None and self.finish is None:
+            self._error = error
+            self._wake.set()
+
+    def lost(self) -> None:
+        """The instance is gone."""
+        self.fail(InstanceLost(self.instance_id or "unknown"))
+
+    async def read(self, stall_s: float) -> list[int]:
+        """The tokens since the last read; empty only at the end.
+
+        Raises:
+            InstanceLost, EngineError: the answer will not be completed.
+        """
+        while not self._buffer:
+            if self._error:
+                raise self._error
+            if self.finish:
+                return []
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(stall_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._stalled()
+        tokens, self._buffer = self._buffer, []
+        return tokens
+
+    def _stalled(self) -> None:
+        if self._unanswered >= MAX_UNANSWERED:
+            self.lost()
+            return
+        self._unanswered += 1
+        self._ask(self)
+
+
+class Answers:
+    """All live answers of this gateway, and its subscription to token frames."""
+
+    def __init__(self, bus: Bus, gateway_id: str, metrics: GatewayMetrics) -> None:
+        self._bus = bus
+        self._gateway_id = gateway_id
+        self._metrics = metrics
+        self._live: dict[str, Answer] = {}
+        self._sequence = SequenceTracker()
+        self._sends: set[asyncio.Task[None]] = set()
+        metrics.watch_live(lambda: len(self._live))
+
+    async def start(self) -> None:
+        """Subscribes to this gateway's frames."""
+        await self._bus.subscribe(subjects.tokens(self._gateway_id), self._on_frame)
+
+    def open(self, request_id: str) -> Answer:
+        """Starts listening for a request's tokens."""
+        answer = Answer(request_id, self._resync)
+        self._live[request_id] = answer
+        return answer
+
+    def close(self, answer: Answer) -> None:
+        """Stops listening."""
+        self._live.pop(answer.request_id, None)
+
+    def instance_changed(self, instance_id: str, incarnation: str | None) -> None:
+        """An instance is gone (None) or has started anew: what ran on it before is lost."""
+        for answer in list(self._live.values()):
+            if answer.instance_id != instance_id or answer.incarnation == incarnation:
+                continue
+            if incarnation is None or answer.incarnation is not None:
+                answer.lost()
+            else:
+                self._resync(answer)  # it may have been sent to the new one: ask
+
+    def send(self, subject: str, message: Message) -> None:
+        """Publishes without waiting, from synchronous code; a failure is only logged."""
+        task = asyncio.create_task(self._publish(subject, message))
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    def _on_frame(self, incoming: Incoming) -> None:
+        frame = incoming.message
+        if not isinstance(frame, TokenFrame):
+            return
+        self._metrics.frames.inc()
+        if self._sequence.observe(frame.instance_id, frame.incarnation, frame.seq):
+            self._metrics.gaps.inc()
+            self._ask_all(frame.instance_id)
+        for delta in frame.deltas:
+            answer = self._live.get(delta.request_id)
+            if answer is not None:
+                answer.incarnation = frame.incarnation
+                answer.take(delta)
+
+    def _ask_all(self, instance_id: str) -> None:
+        """A frame was lost, and nobody knows whose tokens were in it."""
+        for answer in self._live.values():
+            if answer.instance_id == instance_id:
+                self._resync(answer)
+
+    def _resync(self, answer: Answer) -> None:
+        if answer.instance_id is None:
+            return
+        self._metrics.resyncs.inc()
+        message = Resync(
+            request_id=answer.request_id,
+            gateway_id=self._gateway_id,
+            from_index=answer.num_tokens,
+        )
+        self.send(subjects.run(answer.instance_id), message)
+
+    async def _publish(self, subject: str, message: Message) -> None:
+        try:
+            await self._bus.publish(subject, message)
+        except RondoError as error:
+            logs.warning(log, "send_failed", subject=subject, error=str(error))

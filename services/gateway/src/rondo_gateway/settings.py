@@ -1,0 +1,54 @@
+"""Settings of a gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from rondo.errors import ConfigError
+from rondo.service.settings import BaseSettings
+
+
+class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
+    """Models, default objectives and limits."""
+
+    models: Annotated[
+        str, Meta(description="models served: folder, or name=folder; several with commas")
+    ]
+    gateway_id: Annotated[str, Meta(description="id on the bus; a random one by default")] = ""
+    slo_ttft_ms: Annotated[
+        float, Meta(gt=0, description="TTFT objective of requests that name none")
+    ] = 5000.0
+    slo_tpot_ms: Annotated[
+        float, Meta(gt=0, description="TPOT objective of requests that name none")
+    ] = 100.0
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest HTTP body")] = 4 * 2**20
+    admission_timeout_s: Annotated[
+        float, Meta(gt=0, description="how long to wait for admission in all")
+    ] = 90.0
+    no_coordinator_timeout_s: Annotated[
+        float, Meta(gt=0, description="how long to wait for a coordinator to be there at all")
+    ] = 10.0
+    stall_s: Annotated[
+        float, Meta(gt=0, description="silence of a stream after which its worker is asked")
+    ] = 3.0
+
+    def model_folders(self) -> dict[str, Path]:
+        """Name -> folder.
+
+        Raises:
+            ConfigError: no model, or two of one name.
+        """
+        folders: dict[str, Path] = {}
+        for entry in filter(None, (part.strip() for part in self.models.split(","))):
+            name, separator, folder = entry.partition("=")
+            path = Path(folder if separator else name)
+            name = name if separator else path.resolve().name
+            if name in folders:
+                raise ConfigError("RONDO_MODELS", f"model {name!r} is there twice")
+            folders[name] = path
+        if not folders:
+            raise ConfigError("RONDO_MODELS", "names no model")
+        return folders
