@@ -1,0 +1,1 @@
+"""A whole cluster on one machine: launcher, embedded bus, command line."""

@@ -1,0 +1,138 @@
+"""The command line: rondo up | status | events | ask | down."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from rondo.errors import ConfigError, RondoError
+from rondo.local import run_dir as rd
+from rondo.local.ask import ask
+from rondo.local.launcher import LocalCluster, UpOptions
+from rondo.local.status import as_json, as_table, cluster_status, follow_events
+from rondo.service import logs
+
+DOWN_TIMEOUT_S = 30.0
+
+
+def main() -> int:
+    """Entry point; 0 on success, 1 when something failed, 2 for a wrong option."""
+    args = _parser().parse_args()
+    logs.setup("WARNING")
+    try:
+        code: int = args.run(args)
+    except ConfigError as error:
+        print(f"rondo: {error}", file=sys.stderr)
+        return 2
+    except RondoError as error:
+        print(f"rondo: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rondo", description="Run a Rondo cluster locally.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--run-dir", type=Path, default=Path(rd.DEFAULT), help=f"run folder (default {rd.DEFAULT})"
+    )
+    up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
+    up.add_argument("--engine", choices=["torch", "emulated"], default="torch")
+    up.add_argument("--workers", type=_count, default=2, metavar="N")
+    up.add_argument("--model", metavar="PATH", help="Hugging Face folder (default: rondo-tiny)")
+    up.add_argument("--model-name", metavar="NAME", help="name clients use (default: the folder's)")
+    up.add_argument("--port", type=_port, default=8000, metavar="P", help="0 takes a free one")
+    up.add_argument("--profile", help="latency profile of the emulated engine: name or JSON file")
+    up.add_argument("--ask", metavar="TEXT", help="ask this when ready")
+    up.set_defaults(run=_up)
+    status = commands.add_parser("status", parents=[common], help="show every instance")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(run=_status)
+    events = commands.add_parser("events", parents=[common], help="follow decisions as they happen")
+    events.set_defaults(run=_events)
+    question = commands.add_parser("ask", parents=[common], help="ask the model a question")
+    question.add_argument("question")
+    question.set_defaults(run=_ask)
+    down = commands.add_parser("down", parents=[common], help="stop the cluster")
+    down.set_defaults(run=_down)
+    return parser
+
+
+def _up(args: argparse.Namespace) -> int:
+    options = UpOptions(
+        engine=args.engine,
+        workers=args.workers,
+        model=args.model,
+        model_name=args.model_name,
+        port=args.port,
+        run_dir=args.run_dir,
+        profile=args.profile,
+        question=args.ask,
+    )
+    asyncio.run(_until_signal(LocalCluster(options).run))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    state = rd.read_state(args.run_dir)
+    replies = asyncio.run(cluster_status(state.nats_url))
+    print(as_json(replies) if args.json else as_table(replies))
+    return 0
+
+
+def _events(args: argparse.Namespace) -> int:
+    state = rd.read_state(args.run_dir)
+    asyncio.run(_until_signal(lambda stop: follow_events(state.nats_url, stop)))
+    return 0
+
+
+def _ask(args: argparse.Namespace) -> int:
+    state = rd.read_state(args.run_dir)
+    asyncio.run(ask(state.api_url, state.model, args.question))
+    return 0
+
+
+def _down(args: argparse.Namespace) -> int:
+    state = rd.read_state(args.run_dir)
+    os.kill(state.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + DOWN_TIMEOUT_S
+    while rd.is_alive(state.pid):
+        if time.monotonic() > deadline_s:
+            print(f"rondo: pid {state.pid} is still there", file=sys.stderr)
+            return 1
+        time.sleep(0.05)
+    print("stopped")
+    return 0
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await work(stop)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError("must be from 1 to 1024")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError("must be from 0 to 65535")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

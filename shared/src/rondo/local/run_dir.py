@@ -1,0 +1,62 @@
+"""The run folder of a local cluster: its state file, logs, and the bus's store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from rondo.errors import ConfigError
+
+DEFAULT = ".rondo"
+_STATE = "cluster.json"
+
+
+class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a running local cluster can be found."""
+
+    pid: int
+    api_url: str
+    nats_url: str
+    model: str
+
+
+def write_state(run_dir: Path, state: ClusterState) -> None:
+    """Makes the cluster known to `status`, `ask` and `down`."""
+    draft = run_dir / f"{_STATE}.tmp"
+    draft.write_bytes(msgspec.json.encode(state))
+    draft.replace(run_dir / _STATE)
+
+
+def clear_state(run_dir: Path) -> None:
+    """The cluster has stopped."""
+    (run_dir / _STATE).unlink(missing_ok=True)
+
+
+def read_state(run_dir: Path) -> ClusterState:
+    """The running cluster of a run folder.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        state = msgspec.json.decode((run_dir / _STATE).read_bytes(), type=ClusterState)
+    except FileNotFoundError:
+        raise ConfigError("--run-dir", f"no cluster runs from {run_dir}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError("--run-dir", f"{run_dir / _STATE} is damaged: {error}") from error
+    if not is_alive(state.pid):
+        raise ConfigError("--run-dir", f"the cluster of {run_dir} (pid {state.pid}) is gone")
+    return state
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
