@@ -73,7 +73,8 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
 class RequestProgress(msgspec.Struct, frozen=True, kw_only=True):
     """A live request as its instance sees it, complete enough to rebuild a scheduler from.
 
-    `granted` is False while its prompt waits there without a turn; `decode_age_s` is the time since its decode started; None while it still waits for that.
+    `granted` is False while its prompt waits there without a turn. `decode_age_s` is the time since
+    its decode started; None while it still waits for that.
     """
 
     request_id: str

@@ -14,7 +14,7 @@ from rondo.types import Slo
 from rondo_gateway.body_limit import BodyLimit
 from rondo_gateway.completions import Completion, Job
 from rondo_gateway.directory import Directory
-from rondo_gateway.errors import install_error_handlers, model_not_found
+from rondo_gateway.errors import install_error_handlers, invalid, model_not_found
 from rondo_gateway.generation import Links
 from rondo_gateway.limits import check_token_ids
 from rondo_gateway.responses import Kind, model_card, model_list
@@ -64,6 +64,8 @@ class Api:
         model = self._model(body.model)
         prompts: list[list[int]] = []
         for prompt in body.prompt:
+            if not prompt:  # even where the tokenizer would add a first token of its own
+                raise invalid("The prompt is empty.", "prompt")
             if isinstance(prompt, str):
                 prompts.append(await encode(model.tokenizer, prompt, add_special_tokens=True))
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rondo.policy.turns import TurnEnd
+from rondo.types import Phase
 from rondo_worker.loop import StepRecord
 
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -43,6 +44,10 @@ class WorkerMetrics:
         self._requests = Gauge(
             "rondo_requests", "Requests on the instance by state", ["state"], registry=registry
         )
+
+        for phase in (Phase.PREFILL, Phase.DECODE):  # visible before the first step
+            self._step_s.labels(phase.value)
+            self._tokens.labels(phase.value)
 
     def observe(self, record: StepRecord) -> None:
         """Takes in one round of the step loop."""

@@ -103,7 +103,7 @@ def _down(args: argparse.Namespace) -> int:
     state = rd.read_state(args.run_dir)
     os.kill(state.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + DOWN_TIMEOUT_S
-    while rd.is_alive(state.pid):
+    while rd.is_running(args.run_dir, state):
         if time.monotonic() > deadline_s:
             print(f"rondo: pid {state.pid} is still there", file=sys.stderr)
             return 1

@@ -71,8 +71,8 @@ class LocalCluster:
             await stop.wait()
             print("stopping", flush=True)
         finally:
-            rd.clear_state(options.run_dir)
             await self._stop()
+            rd.clear_state(options.run_dir)  # what `rondo down` waits for
 
     async def _start(self, stop: asyncio.Event) -> Child | None:
         """The ready gateway, or None when `stop` came first."""
@@ -89,28 +89,38 @@ class LocalCluster:
     async def _start_all(self) -> Child:
         await self._start_bus()
         options = self._options
-        coordinator = self._child("coordinator", "rondo_coordinator", {"RONDO_HTTP_PORT": "0"})
+        self._child("coordinator", "rondo_coordinator", {"RONDO_HTTP_PORT": "0"})
         gateway_env = {
             "RONDO_HTTP_PORT": str(options.port),
             "RONDO_MODELS": f"{self._name}={self._model}",
         }
         gateway = self._child("gateway", "rondo_gateway", gateway_env)
-        workers = [
+        for index in range(options.workers):
             self._child(f"worker-{index}", "rondo_worker", self._worker_env(index))
-            for index in range(options.workers)
-        ]
         for child in self._children:
             await child.start()
+        await self._wait_ready()
+        return gateway
+
+    async def _wait_ready(self) -> None:
+        """Returns when all children are ready; ends early when one of them does."""
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
+
+            async def wait(child: Child) -> None:
+                await child.wait_ready(session)
+                self._progress(f"{child.name} ready (pid {child.pid})")
+
+            tasks = [asyncio.create_task(wait(child)) for child in self._children]
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
-                    for child in (coordinator, *workers, gateway):
-                        await child.wait_ready(session)
-                        self._progress(f"{child.name} ready (pid {child.pid})")
+                    await asyncio.gather(*tasks)
             except TimeoutError:
                 raise ConfigError("rondo up", f"not ready in {READY_TIMEOUT_S:g} s") from None
-        return gateway
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start_bus(self) -> None:
         self._nats_url = os.environ.get("NATS_URL", "")
@@ -140,6 +150,8 @@ class LocalCluster:
         }
         if options.engine == "torch":
             env["RONDO_THREADS"] = os.environ.get("RONDO_THREADS", str(threads))
+            # Threads of several workers that spin while they wait take the cores from each other.
+            env["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
         if options.profile:
             env["RONDO_PROFILE"] = options.profile
         return env

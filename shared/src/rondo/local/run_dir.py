@@ -51,6 +51,11 @@ def read_state(run_dir: Path) -> ClusterState:
     return state
 
 
+def is_running(run_dir: Path, state: ClusterState) -> bool:
+    """Whether the launcher has not finished stopping."""
+    return (run_dir / _STATE).exists() and is_alive(state.pid)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process exists."""
     try:

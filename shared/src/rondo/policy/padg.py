@@ -2,8 +2,8 @@
 
 A request goes to the instance that took the last one while the checks of `admission` hold, else to
 the next in cyclic order; where all fail it stays pending and is tried again on every event.
-Deviations: pending requests that cannot meet their TTFT any more come after those that can, and
-the queue is bounded in length and time. Ties go by order of arrival and rank.
+Deviations: pending requests that cannot meet their TTFT any more come after those that can and go
+where their decode starts soonest, and the queue is bounded in length and time. Ties go by order of arrival and rank.
 """
 
 from __future__ import annotations
@@ -95,16 +95,23 @@ class PadgScheduler(MacroState):
             self._try_admit(request, at_s, late=request in late)
 
     def _try_admit(self, request: RequestInfo, at_s: float, late: bool) -> None:
+        """The first instance of the ring whose checks pass; for a late request the soonest one."""
         refusals: list[str] = []
+        best: tuple[InstanceView, admission.Verdict] | None = None
         for view in self._ring():
             if not self.fits(view, request):
                 continue
             verdict = admission.check(view, request, at_s, quantile=self.slack_quantile, late=late)
-            if verdict.ok:
-                self._admit(view, request, at_s, verdict, (*refusals, *verdict.reasons))
-                return
-            refusals.extend(verdict.reasons)
-        self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
+            if not verdict.ok:
+                refusals.extend(verdict.reasons)
+            elif best is None or verdict.predicted_ttft_s < best[1].predicted_ttft_s:
+                best = view, verdict
+                if not late:
+                    break
+        if best is None:
+            self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
+        else:
+            self._admit(best[0], request, at_s, best[1], (*refusals, *best[1].reasons))
 
     def _admit(
         self,

@@ -1,0 +1,136 @@
+"""Programs that die, and a bus that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from rondo.local.model_folder import find_model
+from rondo.local.nats_server import NatsServer
+from tests.support.cluster import clean_env, eventually, running
+
+BODY: dict[str, Any] = {
+    "model": "rondo-tiny",
+    "prompt": "abc",
+    "max_tokens": 600,
+    "extra_body": {"ignore_eos": True},
+}
+
+
+def test_a_dying_worker_ends_its_streams_typed_and_comes_back(
+    tmp_path: Path, fast_profile: Path
+) -> None:
+    options = ("--engine", "emulated", "--workers", "1", "--profile", str(fast_profile))
+    with running(tmp_path, *options) as cluster:
+        client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0)
+        stream = client.completions.create(**BODY, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        os.kill(cluster.pid_of("rondo-tiny-0"), signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="try again"):
+            for _ in chunks:
+                pass
+        answer = client.with_options(timeout=40).completions.create(**BODY)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 600
+        client.close()
+
+
+def test_a_dying_coordinator_is_replaced_and_running_streams_do_not_notice(
+    tmp_path: Path, fast_profile: Path
+) -> None:
+    options = ("--engine", "emulated", "--workers", "2", "--profile", str(fast_profile))
+    with running(tmp_path, *options) as cluster:
+        client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0)
+        epoch = cluster.status()["epoch"]
+        stream = client.completions.create(**BODY, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        os.kill(cluster.pid("rondo_coordinator"), signal.SIGKILL)
+        assert len([chunk for chunk in chunks if chunk.choices[0].text]) > 100
+        answer = client.with_options(timeout=40).completions.create(**BODY)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == 600
+        assert cluster.status()["epoch"] > epoch
+        client.close()
+
+
+PROGRAMS = {
+    "rondo_coordinator": {},
+    "rondo_gateway": {"RONDO_MODELS": str(find_model(None, weights=False))},
+    "rondo_worker": {
+        "RONDO_MODEL": str(find_model(None, weights=False)),
+        "RONDO_ENGINE": "emulated",
+    },
+}
+
+
+async def test_without_a_bus_programs_live_but_are_not_ready(tmp_path: Path) -> None:
+    """They name the address they try, and go on by themselves once a server is there."""
+    server = NatsServer(tmp_path / "nats")
+    await server.start()
+    url = server.url
+    await server.stop()
+    programs = _start_programs(tmp_path, url)
+    try:
+        await asyncio.to_thread(_check_unready, tmp_path, url)
+        await server.start()
+        await asyncio.to_thread(_check_ready, tmp_path)
+    finally:
+        for process in programs:
+            process.terminate()
+        codes = [process.wait(20) for process in programs]
+        await server.stop()
+    assert codes == [0, 0, 0]
+
+
+def _start_programs(folder: Path, nats_url: str) -> list[subprocess.Popen[bytes]]:
+    programs = []
+    for module, env in PROGRAMS.items():
+        state_file = folder / f"{module}.port"
+        extra = {**env, "NATS_URL": nats_url, "RONDO_STATE_FILE": str(state_file)}
+        with (folder / f"{module}.log").open("w") as log:
+            command = [sys.executable, "-m", module]
+            programs.append(subprocess.Popen(command, env=clean_env(**extra), stderr=log))
+    return programs
+
+
+def _get(folder: Path, module: str, path: str) -> httpx.Response | None:
+    try:
+        port = json.loads((folder / f"{module}.port").read_text())["port"]
+        return httpx.get(f"http://127.0.0.1:{port}{path}")
+    except (FileNotFoundError, httpx.ConnectError):
+        return None
+
+
+def _check_unready(folder: Path, url: str) -> None:
+    address = url.removeprefix("nats://")
+    for module in PROGRAMS:
+        healthy = eventually(lambda m=module: _get(folder, m, "/healthz"), f"{module} listens")
+        assert healthy.status_code == 200
+        named = eventually(
+            lambda m=module: address in _get(folder, m, "/readyz").text,  # type: ignore[union-attr]
+            f"{module} names {address}",
+        )
+        assert named
+        assert _get(folder, module, "/readyz").status_code == 503  # type: ignore[union-attr]
+        log = folder / f"{module}.log"
+        eventually(lambda f=log: address in f.read_text(), f"{module} logs {address}")
+
+
+def _check_ready(folder: Path) -> None:
+    for module in PROGRAMS:
+        eventually(
+            lambda m=module: _get(folder, m, "/readyz").status_code == 200,  # type: ignore[union-attr]
+            f"{module} is ready",
+        )
