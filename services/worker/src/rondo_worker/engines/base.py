@@ -53,7 +53,8 @@ class Engine(Protocol):
         """Makes a request known, before its first step.
 
         Raises:
-            EngineError: the prompt is empty or holds an id outside the vocabulary.
+            EngineError: the prompt is empty, holds an id outside the vocabulary, or is longer with
+                its `max_tokens` than `max_model_len`; or the id is live already.
         """
         ...
 

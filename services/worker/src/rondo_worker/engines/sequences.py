@@ -1,0 +1,119 @@
+"""The requests an engine knows: their tokens, and how many of those are in the KV pool.
+
+Every engine keeps this record and checks each plan against it before it computes anything, so a
+scheduler's mistake is an error with the requests' names and never a silently wrong token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rondo.errors import EngineError
+from rondo.policy.plan import PlanItem, StepPlan
+from rondo.types import Phase
+from rondo_worker.engines.base import EngineRequest, EngineSpec
+
+
+@dataclass(slots=True, eq=False)
+class LiveSequence:
+    """A request with its answer so far; `tokens` is prompt plus answer, `cached` of them in KV."""
+
+    request: EngineRequest
+    tokens: list[int]
+    cached: int = 0
+    output_counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+
+class SequenceTable:
+    """All live sequences of an engine, by request id."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._live: dict[str, LiveSequence] = {}
+
+    def add(self, request: EngineRequest) -> None:
+        """Takes a request in.
+
+        Raises:
+            EngineError: the prompt is empty, too long or not of this vocabulary, or the id is live.
+        """
+        problem = self._problem(request)
+        if problem:
+            raise EngineError(f"request {request.request_id}: {problem}", (request.request_id,))
+        self._live[request.request_id] = LiveSequence(request, list(request.prompt))
+
+    def remove(self, request_id: str) -> None:
+        """Forgets a request; unknown ids are ignored."""
+        self._live.pop(request_id, None)
+
+    def clear(self) -> None:
+        """Forgets all requests."""
+        self._live.clear()
+
+    def find(self, request_id: str) -> LiveSequence | None:
+        """A live sequence, or None."""
+        return self._live.get(request_id)
+
+    def resolve(self, plan: StepPlan) -> list[LiveSequence]:
+        """The sequences of a plan's items, in their order, after checking every item.
+
+        Raises:
+            EngineError: the plan does not fit what this engine knows; names all its requests.
+        """
+        rows: list[LiveSequence] = []
+        decode = plan.phase is Phase.DECODE
+        for item in plan.items:
+            sequence = self._live.get(item.request_id)
+            problem = self._misfit(item, sequence, decode)
+            if problem or sequence is None:
+                ids = tuple(i.request_id for i in plan.items)
+                raise EngineError(f"request {item.request_id}: {problem}", ids)
+            rows.append(sequence)
+        if not rows:
+            raise EngineError("an empty step plan")
+        return rows
+
+    def commit(
+        self, plan: StepPlan, rows: list[LiveSequence], tokens: dict[str, int]
+    ) -> dict[str, int]:
+        """Records that the plan was computed and these tokens came out; returns them."""
+        for item, sequence in zip(plan.items, rows, strict=True):
+            sequence.cached = item.start + item.num_tokens
+            token = tokens.get(item.request_id)
+            if token is not None:
+                sequence.tokens.append(token)
+                counts = sequence.output_counts
+                counts[token] = counts.get(token, 0) + 1
+        return tokens
+
+    def _problem(self, request: EngineRequest) -> str | None:
+        spec = self._spec
+        if request.request_id in self._live:
+            return "is already known to the engine"
+        if not request.prompt:
+            return "the prompt is empty"
+        if min(request.prompt) < 0 or max(request.prompt) >= spec.vocab_size:
+            return f"the prompt holds a token id outside 0..{spec.vocab_size - 1}"
+        total = len(request.prompt) + request.max_tokens
+        if total > spec.max_model_len:
+            return f"prompt plus answer of {total} tokens, the model takes {spec.max_model_len}"
+        return None
+
+    def _misfit(self, item: PlanItem, sequence: LiveSequence | None, decode: bool) -> str | None:
+        if sequence is None:
+            return "is not known to the engine"
+        end = item.start + item.num_tokens
+        if item.num_tokens < 1 or item.start < 0 or end > len(sequence.tokens):
+            return f"step over tokens {item.start}..{end} of {len(sequence.tokens)}"
+        if decode and (item.num_tokens != 1 or end != len(sequence.tokens)):
+            return f"decode step over tokens {item.start}..{end} of {len(sequence.tokens)}"
+        if item.start not in (0, sequence.cached):
+            return f"step starts at token {item.start}, but {sequence.cached} are cached"
+        if len(item.blocks) * self._spec.block_size < end:
+            return f"{len(item.blocks)} KV blocks do not cover {end} tokens"
+        return None

@@ -1,0 +1,192 @@
+"""The torch engine: executes step plans on CPU or CUDA with a paged KV pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rondo.errors import ConfigError, EngineError, ModelError
+from rondo.policy.plan import StepPlan
+from rondo.types import Phase
+from rondo_worker.engines.base import EngineRequest, EngineSpec
+from rondo_worker.engines.hf_config import DTYPES, ModelConfig, read_config
+from rondo_worker.engines.sequences import LiveSequence, SequenceTable
+from rondo_worker.engines.torch.batch import BatchBuilder
+from rondo_worker.engines.torch.kv_pool import KvPool, choose_num_blocks
+from rondo_worker.engines.torch.model import DecoderModel
+from rondo_worker.engines.torch.sampler import Draw, sample
+from rondo_worker.engines.torch.weights import WeightFiles
+
+#: Below this size one CPU thread is the default: a step is then many products of a few
+#: microseconds, and threads that wait for each other on busy cores lose whole time slices.
+ONE_THREAD_PARAMETERS = 100_000_000
+
+
+class TorchEngine:
+    """Dense Llama-like models. Implements `Engine`; built by `load`, from these arguments.
+
+    Args:
+        path: folder with config.json and safetensors weights.
+        model_name: name to serve under; the folder's name by default.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
+        dtype: "auto" is float32 on a CPU and bfloat16 on CUDA.
+        block_size: tokens in a KV block.
+        num_blocks: size of the KV pool; else it follows from `kv_memory_bytes`; else from what is
+            free after loading: 85 % of it on CUDA, on a CPU 25 % but at most 1 GiB. More than
+            requests in flight times their length is of no use; it is not bounded here, because
+            the engine does not know how many requests will be in flight.
+        max_model_len: longest prompt plus answer; by default what the model was made for. Never
+            more than the pool holds.
+        num_threads: torch's CPU threads, for the whole process. By default one for a model of
+            less than 100 million parameters on a CPU, else what torch chose.
+    """
+
+    def __init__(self, spec: EngineSpec, model: DecoderModel, pool: KvPool, batch: BatchBuilder):
+        self._spec = spec
+        self._model: DecoderModel | None = model
+        self._pool: KvPool | None = pool
+        self._batch = batch
+        self._sequences = SequenceTable(spec)
+        self._last: tuple[tuple[str, ...], torch.Tensor] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        model_name: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        block_size: int = 16,
+        num_blocks: int | None = None,
+        kv_memory_bytes: int | None = None,
+        max_model_len: int | None = None,
+        num_threads: int | None = None,
+    ) -> TorchEngine:
+        """Reads a Hugging Face folder and takes the memory for its KV pool; see the class.
+
+        Raises:
+            ModelError: the folder lacks something or is not supported.
+            ConfigError: an argument makes no sense.
+        """
+        config = read_config(path)
+        place = _device(device)
+        number = _dtype(dtype, place)
+        _set_threads(num_threads, config, place)
+        longest = _max_model_len(config, max_model_len)
+        model = DecoderModel(config, WeightFiles(config.folder, place, number), longest, place)
+        count = choose_num_blocks(config, block_size, number, place, num_blocks, kv_memory_bytes)
+        spec = EngineSpec(
+            model=model_name or config.folder.resolve().name,
+            engine="torch",
+            max_model_len=min(longest, count * block_size),
+            vocab_size=config.vocab_size,
+            block_size=block_size,
+            num_blocks=count,
+            eos_token_ids=config.eos_token_ids,
+        )
+        pool = KvPool(config, count, block_size, place, number)
+        return cls(spec, model, pool, BatchBuilder(config.windows, block_size, place, number))
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Limits and sizes."""
+        return self._spec
+
+    @property
+    def last_logits(self) -> dict[str, torch.Tensor]:
+        """Raw logits of the last step's completed sequences, by request id; for tests and tools."""
+        if self._last is None:
+            return {}
+        ids, logits = self._last
+        return dict(zip(ids, logits, strict=True))
+
+    def add(self, request: EngineRequest) -> None:
+        """Makes a request known, before its first step."""
+        self._sequences.add(request)
+
+    def remove(self, request_id: str) -> None:
+        """Forgets a request."""
+        self._sequences.remove(request_id)
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> dict[str, int]:
+        """Executes the plan; see `Engine.step`."""
+        rows = self._sequences.resolve(plan)
+        ids = tuple(item.request_id for item in plan.items)
+        try:
+            tokens = self._compute(plan, rows)
+        except (RuntimeError, IndexError) as error:  # torch's own, out of memory included
+            raise EngineError(f"torch: {error}", ids) from error
+        return self._sequences.commit(plan, rows, tokens)
+
+    def close(self) -> None:
+        """Frees weights and pool; the engine cannot step any more."""
+        self._sequences.clear()
+        self._model = self._pool = self._last = None
+
+    def _compute(self, plan: StepPlan, rows: list[LiveSequence]) -> dict[str, int]:
+        if self._model is None or self._pool is None:
+            raise EngineError("the engine is closed")
+        if plan.phase is Phase.DECODE:
+            inputs = self._batch.decode(plan, rows)
+        else:
+            inputs = self._batch.prefill(plan, rows)
+        logits = self._model.forward(inputs, self._pool)
+        done = [
+            (item.request_id, row)
+            for item, row in zip(plan.items, rows, strict=True)
+            if item.start + item.num_tokens == len(row.tokens)
+        ]
+        self._last = tuple(request_id for request_id, _ in done), logits
+        if not done:
+            return {}
+        chosen = sample(logits, [_draw(row) for _, row in done]).tolist()
+        return {request_id: token for (request_id, _), token in zip(done, chosen, strict=True)}
+
+
+def _draw(row: LiveSequence) -> Draw:
+    return Draw(row.request.sampling, row.num_output, row.output_counts)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError("device", f"{name!r} is none of auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", f"{name!r}, but torch sees no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError("device", f"{name!r} is none of auto, cpu, cuda, cuda:N")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ConfigError("dtype", f"{name!r} is none of auto, {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _set_threads(wanted: int | None, config: ModelConfig, device: torch.device) -> None:
+    if wanted is not None and wanted < 1:
+        raise ConfigError("num_threads", f"is {wanted}; expected at least 1")
+    if wanted is None and device.type == "cpu" and config.num_parameters < ONE_THREAD_PARAMETERS:
+        wanted = 1
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+
+
+def _max_model_len(config: ModelConfig, wanted: int | None) -> int:
+    if wanted is None:
+        return config.max_positions
+    if not 1 < wanted <= config.max_positions:
+        raise ModelError(
+            "max_model_len", f"is {wanted}; {config.folder} takes 2 to {config.max_positions}"
+        )
+    return wanted

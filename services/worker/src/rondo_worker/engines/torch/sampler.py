@@ -1,0 +1,154 @@
+"""Chooses the next token of each sequence from its logits, for a whole batch at once.
+
+The order is that of Hugging Face and vLLM: penalties, temperature, top-k, top-p, min-p. What is
+left is renormalised, and one uniform number picks a token by inverting the cumulative
+distribution in vocabulary order. That number is a hash of the request's seed and the token's
+index, so neither the batch nor the step in which a token is computed changes it. Tokens whose
+logits tie with the last one that a filter keeps are kept too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from rondo.types import Sampling
+from rondo_worker.engines.hashing import uniform
+
+#: Below this temperature the distribution is a single token for every model there is.
+GREEDY_TEMPERATURE = 1e-5
+#: How many of the best tokens top-p looks at before it ranks the whole vocabulary.
+NUCLEUS_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sequence's turn: how to sample, its token's index, and what it has said so far.
+
+    `output_counts` maps the tokens of the answer so far to how often they occurred.
+    """
+
+    sampling: Sampling
+    index: int
+    output_counts: Mapping[int, int] = field(default_factory=dict)
+
+
+def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Token ids [rows] for logits [rows, vocabulary]; `logits` is left as it was."""
+    penalised = [i for i, d in enumerate(draws) if _has_penalty(d.sampling)]
+    if penalised:
+        logits = _penalise(logits.float().clone(), draws, penalised)
+    warm = [i for i, d in enumerate(draws) if d.sampling.temperature >= GREEDY_TEMPERATURE]
+    if not warm:
+        return logits.argmax(-1)
+    if len(warm) == len(draws):
+        return _draw_tokens(logits.float(), draws)
+    tokens = logits.argmax(-1)
+    rows = torch.tensor(warm, device=logits.device)
+    tokens[rows] = _draw_tokens(logits[rows].float(), [draws[i] for i in warm])
+    return tokens
+
+
+def filtered_probabilities(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """The distribution that tokens are drawn from, in float32, after temperature and filters.
+
+    logits: float32 [rows, vocabulary], penalties already applied; temperatures above 0.
+    """
+    heat = _column(logits, [s.temperature for s in samplings])
+    # Relative to the maximum, so that a tiny temperature overflows to -inf and never to NaN.
+    scores = (logits - logits.amax(-1, keepdim=True)).div_(heat)
+    ranked = [i for i, s in enumerate(samplings) if s.top_k > 0 or s.top_p < 1.0]
+    if len(ranked) == len(samplings):
+        _cut_ranked(scores, samplings)
+    elif ranked:
+        rows = torch.tensor(ranked, device=logits.device)
+        part = scores[rows]
+        _cut_ranked(part, [samplings[i] for i in ranked])
+        scores[rows] = part
+    if any(s.min_p > 0.0 for s in samplings):
+        # p < min_p * p_max; scores are logarithms relative to the maximum, whose score is 0.
+        floor = _column(logits, [s.min_p for s in samplings]).log_()
+        scores.masked_fill_(scores < floor, float("-inf"))
+    return scores.softmax(-1)
+
+
+def _draw_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    probabilities = filtered_probabilities(logits, [d.sampling for d in draws])
+    # float64: over a large vocabulary the rounding of a float32 sum would favour late tokens.
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    numbers = [uniform(d.sampling.seed, d.index) for d in draws]
+    target = torch.tensor(numbers, device=logits.device, dtype=torch.float64).unsqueeze(1)
+    target *= cumulative[:, -1:]
+    # Strictly above the target, so a token of probability 0 is never found.
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+
+
+def _cut_ranked(scores: torch.Tensor, samplings: Sequence[Sampling]) -> None:
+    """Sets to -inf, in place, what top-k and top-p remove.
+
+    Ranking a whole vocabulary is dear and top-p seldom needs it: first it is tried with the
+    best few, and if they do not hold the mass that some row asks for, again with all.
+    """
+    size = scores.shape[-1]
+    for most in dict.fromkeys((min(NUCLEUS_TOKENS, size), size)):
+        limits = [min(s.top_k, size) if s.top_k > 0 else most for s in samplings]
+        lowest = _lowest_kept(scores, samplings, limits)
+        if lowest is not None:
+            scores.masked_fill_(scores < lowest, float("-inf"))
+            return
+
+
+def _lowest_kept(
+    scores: torch.Tensor, samplings: Sequence[Sampling], limits: Sequence[int]
+) -> torch.Tensor | None:
+    """The lowest score [rows, 1] that stays; None when `limits` best are too few to tell."""
+    ranked = scores.topk(max(limits), dim=-1).values
+    ranks = torch.arange(ranked.shape[-1], device=scores.device)
+    outside = ranks >= torch.tensor(limits, device=scores.device).unsqueeze(1)
+    ranked = ranked.masked_fill(outside, float("-inf"))
+    # Top-p counts what top-k left; without top-k, the whole vocabulary.
+    has_top_k = torch.tensor([s.top_k > 0 for s in samplings], device=scores.device).unsqueeze(1)
+    total = torch.where(
+        has_top_k, ranked.logsumexp(-1, keepdim=True), scores.logsumexp(-1, keepdim=True)
+    )
+    mass = (ranked - total).exp_()
+    reached = mass.cumsum(-1)
+    # Rounding may carry the sum beyond 1, which must not cut anything when top-p is off.
+    top_p = _column(scores, [s.top_p if s.top_p < 1.0 else float("inf") for s in samplings])
+    partial = any(
+        s.top_k == 0 and limit < scores.shape[-1]
+        for s, limit in zip(samplings, limits, strict=True)
+    )
+    if partial and not bool((has_top_k | (reached[:, -1:] >= top_p)).all()):
+        return None
+    outside |= reached - mass >= top_p
+    outside[:, 0] = False
+    return ranked.masked_fill(outside, float("inf")).amin(-1, keepdim=True)
+
+
+def _penalise(
+    logits: torch.Tensor, draws: Sequence[Draw], penalised: Sequence[int]
+) -> torch.Tensor:
+    """OpenAI's penalties over the answer so far: frequency x count + presence."""
+    rows: list[int] = []
+    tokens: list[int] = []
+    amounts: list[float] = []
+    for row in penalised:
+        sampling = draws[row].sampling
+        for token, count in draws[row].output_counts.items():
+            rows.append(row)
+            tokens.append(token)
+            amounts.append(-sampling.presence_penalty - sampling.frequency_penalty * count)
+    places = torch.tensor([rows, tokens], device=logits.device, dtype=torch.int64)
+    change = torch.tensor(amounts, device=logits.device, dtype=logits.dtype)
+    return logits.index_put_((places[0], places[1]), change, accumulate=True)
+
+
+def _has_penalty(sampling: Sampling) -> bool:
+    return sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+
+
+def _column(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, device=like.device, dtype=torch.float32).unsqueeze(1)
