@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -47,18 +46,17 @@ def test_status_shows_each_instance(torch_cluster: Cluster) -> None:
 
 def test_events_tell_decisions_with_their_reasons(torch_cluster: Cluster) -> None:
     command = [RONDO, "events", "--run-dir", str(torch_cluster.run_dir)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_env()) as follower:
-        assert follower.stdout is not None
-        # Asked again until the follower is there: it says nothing when it has subscribed.
-        for _ in range(20):
-            torch_cluster.cli("ask", "Hello!")
-            os.set_blocking(follower.stdout.fileno(), False)
-            seen = follower.stdout.read() or ""
-            if "admitted" in seen:
-                break
-        follower.send_signal(signal.SIGTERM)
-    assert "reasons=" in seen
-    assert "predicted_ttft_s=" in seen
+    pipe = subprocess.PIPE
+    follower = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=clean_env())
+    assert follower.stderr is not None
+    assert "following" in follower.stderr.readline()
+    torch_cluster.cli("ask", "Hello!")
+    follower.send_signal(signal.SIGTERM)
+    seen, _ = follower.communicate(timeout=20)
+    assert follower.returncode == 0
+    [admitted] = [line for line in seen.splitlines() if " admitted " in line]
+    assert "reasons=" in admitted
+    assert "predicted_ttft_s=" in admitted
 
 
 def test_a_second_cluster_in_the_same_folder_is_refused(torch_cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import msgspec
 
@@ -71,6 +72,8 @@ async def follow_events(nats_url: str, stop: asyncio.Event) -> None:
     bus = await connect(nats_url)
     try:
         await bus.subscribe(subjects.all_events(), _print_event)
+        await bus.flush()
+        print(f"following the events on {bus.url}; Ctrl-C ends", file=sys.stderr, flush=True)
         await stop.wait()
     finally:
         await bus.close()

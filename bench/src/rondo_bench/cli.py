@@ -1,0 +1,74 @@
+"""The command line of the benchmarks: rondo-bench latency."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from rondo.errors import ConfigError, RondoError
+from rondo_bench.latency import LatencyOptions, run_latency
+
+
+def main() -> int:
+    """Entry point; 0 on success, 1 when a benchmark failed, 2 for a wrong option."""
+    args = _parser().parse_args()
+    try:
+        code: int = args.run(args)
+    except ConfigError as error:
+        print(f"rondo-bench: {error}", file=sys.stderr)
+        return 2
+    except RondoError as error:
+        print(f"rondo-bench: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rondo-bench", description="Benchmarks of Rondo.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    latency = commands.add_parser(
+        "latency",
+        help="what HTTP, bus and services add to the engine's TTFT and inter-token time",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    latency.add_argument("--engines", nargs="+", choices=["emulated", "torch"], default=None)
+    latency.add_argument("--concurrency", nargs="+", type=_positive, default=[1, 16])
+    latency.add_argument("--requests", type=_positive, default=64, help="in each round")
+    latency.add_argument("--rounds", type=_positive, default=3, help="of each side, alternating")
+    latency.add_argument("--prompt-tokens", type=_positive, default=64)
+    latency.add_argument("--output-tokens", type=_positive, default=64)
+    latency.add_argument("--model", default=None, help="Hugging Face folder (default: rondo-tiny)")
+    latency.add_argument("--write", type=Path, default=None, help="Markdown file to write, too")
+    latency.set_defaults(run=_latency)
+    return parser
+
+
+def _latency(args: argparse.Namespace) -> int:
+    options = LatencyOptions(
+        engines=tuple(args.engines or ("emulated", "torch")),
+        concurrency=tuple(args.concurrency),
+        num_requests=args.requests,
+        num_rounds=args.rounds,
+        prompt_tokens=args.prompt_tokens,
+        output_tokens=args.output_tokens,
+        model=args.model,
+    )
+    report = asyncio.run(run_latency(options))
+    print(report)
+    if args.write:
+        args.write.parent.mkdir(parents=True, exist_ok=True)
+        args.write.write_text(report + "\n")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
