@@ -1,0 +1,1 @@
+"""Corpus, training and evaluation of rondo-tiny, the small model that ships with Rondo."""
