@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--requests", type=_positive, default=64, help="in each round")
     latency.add_argument("--rounds", type=_positive, default=3, help="of each side, alternating")
     latency.add_argument("--prompt-tokens", type=_positive, default=64)
-    latency.add_argument("--output-tokens", type=_positive, default=64)
+    latency.add_argument("--output-tokens", type=_positive, default=64, help="mean")
     latency.add_argument("--model", default=None, help="Hugging Face folder (default: rondo-tiny)")
     latency.add_argument("--write", type=Path, default=None, help="Markdown file to write, too")
     latency.set_defaults(run=_latency)

@@ -22,7 +22,7 @@ from rondo.perf.profile import LatencyProfile
 from rondo_bench.direct import run_direct
 from rondo_bench.http_client import run_http
 from rondo_bench.local_cluster import local_cluster
-from rondo_bench.workload import Item, fixed_length
+from rondo_bench.workload import Item, spread_lengths
 from rondo_worker.engines.base import Engine
 
 #: Steps of an emulated GPU that leave the machine idle most of the time.
@@ -69,8 +69,8 @@ async def run_latency(options: LatencyOptions) -> str:
         "",
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
         f"{options.num_rounds} rounds of {options.num_requests} requests each, "
-        f"{options.prompt_tokens} tokens in, {options.output_tokens} out; medians of the rounds, "
-        "in ms.",
+        f"{options.prompt_tokens} tokens in, {options.output_tokens} out on average; medians of "
+        "the rounds, in ms.",
         "",
         "| engine | concurrent | side | TTFT p50 | TTFT p99 | between tokens p50 | p99 |",
         "|---|---|---|---|---|---|---|",
@@ -115,7 +115,7 @@ async def _rounds(
 
 def _items(engine: Engine, options: LatencyOptions, count: int, seed: int) -> list[Item]:
     vocab = engine.spec.vocab_size
-    return fixed_length(count, options.prompt_tokens, options.output_tokens, vocab, seed)
+    return spread_lengths(count, options.prompt_tokens, options.output_tokens, vocab, seed)
 
 
 def _figures(times: list[Lifecycle]) -> Figures:

@@ -15,16 +15,20 @@ class Item:
     output_tokens: int
 
 
-def fixed_length(
-    count: int, prompt_tokens: int, output_tokens: int, vocab_size: int, seed: int
+def spread_lengths(
+    count: int, prompt_tokens: int, mean_output_tokens: int, vocab_size: int, seed: int
 ) -> list[Item]:
-    """`count` requests of one length with random ids (never the first 16: specials live there)."""
+    """`count` requests with random ids (never the first 16: specials live there).
+
+    Outputs are uniform from half to one and a half times the mean: with equal ones, concurrent
+    clients of a closed loop would all ask at the same moment for ever.
+    """
     rng = random.Random(seed)
     return [
         Item(
             f"bench-{seed}-{index}",
             tuple(rng.randrange(16, vocab_size) for _ in range(prompt_tokens)),
-            output_tokens,
+            rng.randint(max(1, mean_output_tokens // 2), mean_output_tokens * 3 // 2),
         )
         for index in range(count)
     ]

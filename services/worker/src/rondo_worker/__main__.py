@@ -61,59 +61,67 @@ def load_engine(settings: WorkerSettings) -> tuple[Engine, LatencyProfile]:
     return engine, calibrate(engine)
 
 
-async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
-    """Runs the worker until `stop` is set or its engine is beyond repair."""
-    instance_id = valid_id("RONDO_INSTANCE_ID", settings.instance_id or f"w-{uuid.uuid4().hex[:8]}")
-    registry = CollectorRegistry()
-    bus = NatsBus(settings.nats_url, name=instance_id)
-    state: dict[str, WorkerService] = {}
-    problem = "the engine is loading"
+class Worker:
+    """The program: what it has built so far, and why it is not ready."""
 
-    def not_ready() -> str | None:
-        if "service" not in state:
-            return problem
-        if not bus.connected:
-            return f"no connection to the bus at {bus.url}"
-        return None if state["service"].registered else "not registered yet"
+    def __init__(self, settings: WorkerSettings, stop: asyncio.Event) -> None:
+        random_id = f"w-{uuid.uuid4().hex[:8]}"
+        self._id = valid_id("RONDO_INSTANCE_ID", settings.instance_id or random_id)
+        self._settings = settings
+        self._stop = stop
+        self._registry = CollectorRegistry()
+        self._bus = NatsBus(settings.nats_url, name=self._id)
+        self._service: WorkerService | None = None
+        self._loaded = False
+        self._died: Exception | None = None
 
-    health = HealthServer(settings, not_ready, registry)
-    port = await health.start()
-    logs.info(log, "starting", instance=instance_id, engine=settings.engine, http_port=port)
-    try:
-        engine, profile = await asyncio.to_thread(load_engine, settings)
-        problem = f"no connection to the bus at {bus.url}"
-        if not await unless_stopped(stop, bus.connect()):
-            return
-        died: list[Exception] = []
+    async def run(self) -> None:
+        """Loads, joins, and serves until stopped or the engine is beyond repair."""
+        health = HealthServer(self._settings, self._not_ready, self._registry)
+        port = await health.start()
+        logs.info(log, "starting", instance=self._id, engine=self._settings.engine, http_port=port)
+        try:
+            engine, profile = await asyncio.to_thread(load_engine, self._settings)
+            self._loaded = True
+            if await unless_stopped(self._stop, self._bus.connect()):
+                await self._serve(engine, profile)
+        finally:
+            await self._bus.close()
+            await health.stop()
+        if self._died:
+            raise SystemExit(1)
 
-        def on_death(error: Exception) -> None:
-            died.append(error)
-            stop.set()
-
+    async def _serve(self, engine: Engine, profile: LatencyProfile) -> None:
         scheduler = InstanceScheduler(
             KvLedger(engine.spec.num_blocks, engine.spec.block_size),
-            max_running=settings.max_running,
-            max_prefill_tokens=settings.max_prefill_tokens,
+            max_running=self._settings.max_running,
+            max_prefill_tokens=self._settings.max_prefill_tokens,
             eos_token_ids=engine.spec.eos_token_ids,
         )
-        service = WorkerService(
-            bus,
-            _record(instance_id, engine, scheduler, profile),
-            engine,
-            scheduler,
-            WorkerMetrics(registry),
-            on_death,
-        )
-        state["service"] = service
-        await unless_stopped(stop, service.start())
-        logs.info(log, "ready", instance=instance_id, blocks=engine.spec.num_blocks)
-        await stop.wait()
-        await service.stop(0.0 if died else settings.drain_timeout_s)
-        if died:
-            raise SystemExit(1)
-    finally:
-        await bus.close()
-        await health.stop()
+        record = _record(self._id, engine, scheduler, profile)
+        metrics = WorkerMetrics(self._registry)
+        service = WorkerService(self._bus, record, engine, scheduler, metrics, self._on_death)
+        self._service = service
+        if await unless_stopped(self._stop, service.start()):
+            logs.info(log, "ready", instance=self._id, blocks=engine.spec.num_blocks)
+            await self._stop.wait()
+        await service.stop(0.0 if self._died else self._settings.drain_timeout_s)
+
+    def _on_death(self, error: Exception) -> None:
+        self._died = error
+        self._stop.set()
+
+    def _not_ready(self) -> str | None:
+        if not self._bus.connected:
+            loading = "" if self._loaded else "the engine is loading; "
+            return f"{loading}no connection to the bus at {self._bus.url}"
+        registered = self._service is not None and self._service.registered
+        return None if registered else "not registered yet"
+
+
+async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
+    """Runs the worker until `stop` is set or its engine is beyond repair."""
+    await Worker(settings, stop).run()
 
 
 def _record(
