@@ -1,0 +1,1 @@
+"""The bus: subjects, the Bus protocol, its NATS and its in-memory implementation."""

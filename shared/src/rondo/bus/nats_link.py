@@ -1,0 +1,290 @@
+"""One connection to NATS that is made, and made again, for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import ParseResult
+
+from nats import errors
+from nats.aio.client import Client, Server
+from nats.aio.transport import TcpTransport
+
+from rondo.bus.delivery import backoff_s
+from rondo.bus.url import parse_servers, without_credentials
+from rondo.errors import BusUnavailable
+
+log = logging.getLogger("rondo.bus")
+
+#: With the server's own settings (docs/operations), a dead peer is noticed within some seconds.
+PING_INTERVAL_S = 2
+MAX_OUTSTANDING_PINGS = 2
+CONNECT_TIMEOUT_S = 2
+CLOSE_TIMEOUT_S = 2.0
+#: How long a closed connection may go on sending what is underway.
+ABORT_AFTER_S = 0.5
+#: How long a publisher waits for the socket when the outgoing buffer is full.
+FLUSH_TIMEOUT_S = 2.0
+#: How long nats-py waits, when closed, for a reconnect in progress; we choose the other waits.
+CLOSE_RECONNECT_S = 0.5
+#: A connection that lived shorter than this is followed by the backoff of a failed one.
+STABLE_S = 2.0
+
+
+class DialError(Exception):
+    """A try to connect failed. Raised through nats-py, which would otherwise retry by itself."""
+
+
+class _Transport(TcpTransport):
+    """A connection that ends soon after close(), and before the next one.
+
+    Towards a peer that went silent with data underway, nats-py would wait for the kernel to give
+    up, which takes minutes, and only then reconnect. And it forgets sockets of failed handshakes.
+    """
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        self.close()
+        await super().connect(uri, buffer_size, connect_timeout)
+
+    def close(self) -> None:
+        writer = self._io_writer
+        super().close()  # type: ignore[no-untyped-call]
+        if writer is not None:
+            asyncio.get_running_loop().call_later(ABORT_AFTER_S, writer.transport.abort)
+
+
+class Link:
+    """Owns the nats-py client.
+
+    nats-py reconnects by itself after most losses; where it gives up (the server refused it with
+    a protocol error), the link makes a new client and `on_new_client` restores the subscriptions.
+
+    Args:
+        on_new_client: called with each new client, once it is connected.
+        on_up: called after each reconnect, when subscriptions are in place.
+        on_slow: called with the subject of each message nats-py dropped.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        pending_bytes: int,
+        on_new_client: Callable[[Client], Awaitable[None]],
+        on_up: Callable[[], None],
+        on_slow: Callable[[str], None],
+    ) -> None:
+        self._servers = parse_servers(url)
+        self.url = ",".join(map(without_credentials, self._servers))
+        self._name = name
+        self._pending_bytes = pending_bytes
+        self._on_new_client = on_new_client
+        self._on_up = on_up
+        self._on_slow = on_slow
+        self._client: Client | None = None
+        self._closed = False
+        self._revival: asyncio.Task[None] | None = None
+        self._address = ""
+        self._failures = 0
+        self._up_at_s = 0.0
+        self.up = asyncio.Event()
+        """Set while connected."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent now."""
+        return not self._closed and self._client is not None and self._client.is_connected
+
+    def client(self) -> Client:
+        """The client, connected or reconnecting.
+
+        Raises:
+            BusUnavailable: never connected, or closed.
+        """
+        if self._client is None or self._closed:
+            raise BusUnavailable(self.url, "closed" if self._closed else "not connected")
+        if self._client.is_closed:
+            self._revive()
+        return self._client
+
+    def connected_client(self) -> Client:
+        """The client, for what needs an answer now.
+
+        Raises:
+            BusUnavailable: not connected.
+        """
+        client = self.client()
+        if not client.is_connected:
+            raise BusUnavailable(self.url, "not connected")
+        return client
+
+    async def connect(self) -> None:
+        """Connects, trying for ever; does nothing on a connected link."""
+        if self._closed:
+            raise BusUnavailable(self.url, "closed")
+        if self._client is None:
+            await self._dial()
+
+    async def close(self) -> None:
+        """Disconnects, for good."""
+        self._closed = True
+        self.up.clear()
+        if self._revival:
+            self._revival.cancel()
+            await asyncio.gather(self._revival, return_exceptions=True)
+        if self._client:
+            await _close(self._client)
+
+    async def _dial(self) -> None:
+        for failures in itertools.count(1):
+            turn = (failures - 1) % len(self._servers)
+            servers = self._servers[turn:] + self._servers[:turn]
+            self._address = without_credentials(servers[0])
+            try:
+                client = await self._new_client(servers)
+                break
+            except DialError as error:
+                self._log_failed_try(error)
+            if turn == len(self._servers) - 1:
+                await asyncio.sleep(backoff_s(failures // len(self._servers)))
+        self._client = client
+        self._came_up()
+        log.info("bus_connected address=%s", self._address)
+        await self._on_new_client(client)
+
+    async def _new_client(self, servers: tuple[str, ...]) -> Client:
+        """One try, at the first of the servers; the others are for later reconnects."""
+        client = Client()
+        # There is no public way to choose it.
+        client._transport = _Transport()  # type: ignore[no-untyped-call]
+        dialling = True
+
+        async def on_error(error: Exception) -> None:
+            if dialling:
+                raise DialError(_text(error)) from error
+            self._on_error(error)
+
+        async def on_disconnected() -> None:
+            if not dialling:
+                self._went_down()
+
+        async def on_reconnected() -> None:
+            self._came_back()
+
+        async def on_closed() -> None:
+            if not dialling:
+                self._revive()
+
+        try:
+            await client.connect(
+                servers=list(servers),
+                name=self._name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                closed_cb=on_closed,
+                reconnect_to_server_handler=self._pick_server,
+                **self._options(),
+            )
+            if not client.is_connected:
+                raise DialError("the server closed the connection")
+        except BaseException as error:
+            # Whoever cancels the dialling must not inherit its socket and tasks.
+            with contextlib.suppress(DialError):
+                await _close(client)
+            if isinstance(error, DialError) or not isinstance(error, Exception):
+                raise
+            raise DialError(_text(error)) from error
+        dialling = False
+        return client
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "dont_randomize": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": CLOSE_RECONNECT_S,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "ping_interval": PING_INTERVAL_S,
+            "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
+            "flush_timeout": FLUSH_TIMEOUT_S,
+            "pending_size": self._pending_bytes,
+        }
+
+    def _pick_server(self, servers: list[Server], _: dict[str, Any]) -> tuple[Server | None, float]:
+        """Where nats-py tries next, and after which wait."""
+        if self._closed:
+            # nats-py loses a cancellation that meets a failing connect; so its loop ends here.
+            raise asyncio.CancelledError
+        rounds, turn = divmod(self._failures, len(servers))
+        server = servers[turn]
+        self._address = without_credentials(server.uri.geturl())
+        self._failures += 1
+        return server, backoff_s(rounds) if turn == 0 else 0.0
+
+    def _revive(self) -> None:
+        """nats-py has closed the client for good: make a new one."""
+        if self._closed or (self._revival and not self._revival.done()):
+            return
+        log.warning("bus_refused address=%s, connecting anew", self._address)
+        self._client = None
+
+        async def revive() -> None:
+            await self._dial()
+            self._came_back()
+
+        self._revival = asyncio.create_task(revive())
+
+    def _came_up(self) -> None:
+        self._up_at_s = time.monotonic()
+        self.up.set()
+
+    def _came_back(self) -> None:
+        self._came_up()
+        log.info("bus_reconnected address=%s", self._address)
+        self._on_up()
+
+    def _went_down(self) -> None:
+        self.up.clear()
+        if time.monotonic() - self._up_at_s > STABLE_S:
+            self._failures = 0
+        if not self._closed:
+            log.warning("bus_disconnected address=%s", self._address)
+
+    def _on_error(self, error: Exception) -> None:
+        if isinstance(error, errors.SlowConsumerError):
+            self._on_slow(error.subject)
+        elif not self.up.is_set():
+            self._log_failed_try(error)
+        elif not isinstance(error, errors.StaleConnectionError):  # followed by a disconnect
+            log.warning('bus_error address=%s error="%s"', self._address, _text(error))
+
+    def _log_failed_try(self, error: Exception) -> None:
+        log.warning('bus_connect_failed address=%s error="%s"', self._address, _text(error))
+
+
+@contextlib.contextmanager
+def unavailable(url: str, doing: str) -> Iterator[None]:
+    """Turns the client's errors into BusUnavailable."""
+    try:
+        yield
+    except errors.Error as error:
+        raise BusUnavailable(url, f"{doing}: {error}") from error
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _close(client: Client) -> None:
+    for _ in range(2):
+        # A peer that does not read must not keep us from stopping.
+        with contextlib.suppress(errors.Error, OSError, TimeoutError):
+            await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+        if client.is_closed:
+            return  # else a reconnect in progress has won against the close

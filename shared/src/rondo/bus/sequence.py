@@ -1,0 +1,64 @@
+"""Numbers on streams of messages, so that a receiver notices what the bus dropped. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+#: The number of the first message of a stream.
+FIRST = 0
+
+
+class Sequencer:
+    """Numbers a sender's messages; each key is a stream of its own."""
+
+    def __init__(self) -> None:
+        self._next: defaultdict[str, int] = defaultdict(lambda: FIRST)
+
+    def next(self, stream_key: str = "") -> int:
+        """The number of the next message of a stream."""
+        number = self._next[stream_key]
+        self._next[stream_key] = number + 1
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages from `expected` to `got` - 1 were lost."""
+
+    expected: int
+    got: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A number below the expected one: seen before, or counted as lost before."""
+
+    expected: int
+    got: int
+
+
+class SequenceTracker:
+    """Follows the numbers of many streams.
+
+    A stream starts at the first number seen of an incarnation of its sender, so that a receiver
+    may join late. Where it cannot have joined late, `from_first` makes a lost beginning a gap.
+    """
+
+    def __init__(self, *, from_first: bool = False) -> None:
+        self._from_first = from_first
+        self._streams: dict[str, tuple[str, int]] = {}
+
+    def observe(self, stream_key: str, incarnation: str, seq: int) -> Gap | Duplicate | None:
+        """Takes note of a message; what was wrong with its number, or None."""
+        known, expected = self._streams.get(stream_key, ("", FIRST))
+        if stream_key not in self._streams or known != incarnation:
+            expected = FIRST if self._from_first else seq
+        if seq < expected:
+            return Duplicate(expected, seq)
+        self._streams[stream_key] = (incarnation, seq + 1)
+        return None if seq == expected else Gap(expected, seq)
+
+    def forget(self, stream_key: str) -> None:
+        """The stream has ended; what comes next on it is a beginning."""
+        self._streams.pop(stream_key, None)

@@ -1,0 +1,73 @@
+"""Every subject and bucket name, built and parsed here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+
+PREFIX = "rondo.v1"
+INSTANCES_BUCKET = "rondo_instances"
+MACROS_BUCKET = "rondo_macros"
+STATUS = f"{PREFIX}.status"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_id(value: str) -> str:
+    """The id itself, when it can be one token of a subject.
+
+    Raises:
+        ValueError: it is empty, longer than 64, or holds other than letters, digits, _ and -.
+    """
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is no id: 1 to 64 letters, digits, '_' or '-'")
+    return value
+
+
+def macro_id_of(model: str) -> str:
+    """The macro-instance that serves a model: its name with other characters replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", model)[:64] or "model"
+
+
+def submit(macro_id: str) -> str:
+    """Gateway -> coordinator."""
+    return f"{PREFIX}.macro.{check_id(macro_id)}.submit"
+
+
+def run(instance_id: str) -> str:
+    """Gateway -> worker: prompts, cancels, resyncs."""
+    return f"{PREFIX}.inst.{check_id(instance_id)}.run"
+
+
+def command(instance_id: str) -> str:
+    """Coordinator -> worker."""
+    return f"{PREFIX}.inst.{check_id(instance_id)}.cmd"
+
+
+def report(instance_id: str) -> str:
+    """Worker -> coordinator."""
+    return f"{PREFIX}.inst.{check_id(instance_id)}.report"
+
+
+def all_reports() -> str:
+    """Every worker's reports."""
+    return f"{PREFIX}.inst.*.report"
+
+
+def tokens(gateway_id: str) -> str:
+    """Worker -> gateway: token frames."""
+    return f"{PREFIX}.tok.{check_id(gateway_id)}"
+
+
+def all_tokens() -> str:
+    """Every gateway's token frames; for observers."""
+    return f"{PREFIX}.tok.*"
+
+
+def event(kind: str) -> str:
+    """Decisions and life-cycle events."""
+    return f"{PREFIX}.events.{check_id(kind)}"
+
+
+def all_events() -> str:
+    """Every kind of event."""
+    return f"{PREFIX}.events.*"
