@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def build(seed: int, quantile: float | None, loss: float, deaths: int) -> Virtua
         cluster.submit(info)
     for index in range(deaths):
         cluster.at(1.0 + index, lambda: cluster.leave(min(cluster.instances)))
-        cluster.at(1.5 + index, lambda i=index: cluster.join(f"new{i}"))
+        cluster.at(1.5 + index, partial(cluster.join, f"new{index}"))
     cluster.at(1.0, lambda: cluster.heartbeat(1.0, 120.0))
     return cluster
 

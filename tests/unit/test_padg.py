@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
@@ -133,7 +134,7 @@ def test_a_cancelled_request_frees_its_place_wherever_it_is() -> None:
     for index in range(30):
         cluster.submit(request(f"r{index}", 0.0, prompt=900, answer=500))
     for index in range(30):
-        cluster.at(0.1 + 0.05 * index, lambda i=index: cluster.cancel(f"r{i}"))
+        cluster.at(0.1 + 0.05 * index, partial(cluster.cancel, f"r{index}"))
     cluster.run()
     scheduler = cluster.instances["i0"]
     assert scheduler.ledger.num_free == scheduler.ledger.num_blocks

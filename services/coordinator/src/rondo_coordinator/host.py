@@ -25,6 +25,9 @@ from rondo_coordinator.metrics import CoordinatorMetrics
 
 log = logging.getLogger("rondo.coordinator")
 
+#: A dropped instance is told so at most this often: what it said meanwhile may come in a burst.
+REJOIN_INTERVAL_S = 1.0
+
 
 @dataclass(slots=True)
 class Member:
@@ -64,10 +67,13 @@ class MacroHost:
         self._changed = changed
         self._effects = Effects(macro_id, epoch, outbox, metrics)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
+        self._rejoin_told_s: dict[str, float] = {}
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Stops acting."""
+        self._closed = True
         if self._timer:
             self._timer.cancel()
 
@@ -112,6 +118,8 @@ class MacroHost:
 
     def on_submit(self, incoming: Incoming) -> None:
         """Admission, or its withdrawal."""
+        if self._closed:  # a message that came before the subscription ended
+            return
         now_s = time.monotonic()
         match incoming.message:
             case m.Submit() as submit:
@@ -138,7 +146,7 @@ class MacroHost:
         member = self.members.get(report.instance_id)
         if member is None or member.record.incarnation != report.incarnation:
             if self._given_up.get(report.instance_id) == report.incarnation:
-                self._effects.command(report.instance_id, m.Rejoin(epoch=self.epoch))
+                self._tell_to_rejoin(report.instance_id)
             return
         now_s = time.monotonic()
         member.heard_s = now_s
@@ -161,6 +169,12 @@ class MacroHost:
                     self._handle(closed)
             case m.TurnBegan():
                 self._publish_turn("turn_began", report, report.waited_s)
+
+    def _tell_to_rejoin(self, instance_id: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._rejoin_told_s.get(instance_id, -REJOIN_INTERVAL_S) >= REJOIN_INTERVAL_S:
+            self._rejoin_told_s[instance_id] = now_s
+            self._effects.command(instance_id, m.Rejoin(epoch=self.epoch))
 
     def _on_progress(self, member: Member, progress: Progress, now_s: float) -> None:
         member.progress = progress

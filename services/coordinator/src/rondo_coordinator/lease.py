@@ -53,17 +53,18 @@ class Lease:
         self._changed = asyncio.Event()
         self._seen: KeyUpdate | None = None
         self._seen_s = time.monotonic()
-        self._renewed_s = 0.0
         self._beat = 0
         self._revision = 0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._stopped = False
         self.epoch = 0
         self.owned = False
 
     async def run(self) -> None:
-        """Competes until cancelled; releases the lease then."""
+        """Competes until stopped; releases the lease then."""
         watch = await self._bucket.watch(self._on_update)
         try:
-            while True:
+            while not self._stopped:
                 await (self._renew() if self.owned else self._compete())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_s / BEATS_PER_LEASE):
@@ -71,6 +72,15 @@ class Lease:
                 self._changed.clear()
         finally:
             await self._release(watch)
+
+    def stop(self) -> None:
+        """Ends `run` after the write it may be waiting for.
+
+        A cancellation would leave open whether that write was made, and so the revision that the
+        release has to name; and before Python 3.12 `wait_for` may lose it.
+        """
+        self._stopped = True
+        self._changed.set()
 
     def touch(self) -> None:
         """The record has changed: publish it now."""
@@ -101,16 +111,16 @@ class Lease:
             return
         self.epoch, self.owned = epoch, True
         logs.info(log, "lease_taken", macro=self._macro_id, epoch=epoch)
-        self._on_acquire(epoch)
+        if not self._stopped:
+            self._on_acquire(epoch)
 
     async def _renew(self) -> None:
         try:
             await self._write(self.epoch)
         except RevisionConflict:
             self._lose("another coordinator took over")
-        except BusUnavailable as error:
-            if time.monotonic() - self._renewed_s > self._lease_s:
-                self._lose(str(error))
+        except BusUnavailable as error:  # tried again until the lease expires
+            logs.info(log, "lease_not_renewed", macro=self._macro_id, error=str(error))
 
     async def _write(self, epoch: int) -> None:
         """Compare-and-set against the revision we know."""
@@ -127,7 +137,15 @@ class Lease:
                 self._revision = await work
         except TimeoutError as error:
             raise BusUnavailable("lease", f"no answer in {self._lease_s / 2:g} s") from error
-        self._renewed_s = started_s
+        self._expire_at(started_s + self._lease_s)
+
+    def _expire_at(self, at_s: float) -> None:
+        """Ownership ends then, whatever else is waited for: others count from a later time."""
+        if self._expiry:
+            self._expiry.cancel()
+        delay_s = max(0.0, at_s - time.monotonic())
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(delay_s, self._lose, "not renewed in time")
 
     def _record(self, epoch: int, owner_id: str) -> MacroRecord:
         self._beat += 1
@@ -136,6 +154,8 @@ class Lease:
         )
 
     def _lose(self, why: str) -> None:
+        if not self.owned:
+            return
         self.owned = False
         self._seen_s = time.monotonic()
         logs.warning(log, "lease_lost", macro=self._macro_id, epoch=self.epoch, why=why)
@@ -144,6 +164,8 @@ class Lease:
     async def _release(self, watch: Subscription) -> None:
         """Lets a stand-by take over at once."""
         await watch.close()
+        if self._expiry:
+            self._expiry.cancel()
         if not self.owned:
             return
         self.owned = False

@@ -54,6 +54,7 @@ class CoordinatorService:
         self._hosts: dict[str, MacroHost] = {}
         self._submits: dict[str, Subscription] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._competing: list[asyncio.Task[None]] = []
         self.started = False
         metrics.watch_pending(lambda: sum(host.num_pending for host in self._hosts.values()))
 
@@ -69,12 +70,15 @@ class CoordinatorService:
         self.started = True
 
     async def stop(self) -> None:
-        """Releases all leases, so that others take over at once."""
+        """Stops acting, then releases all leases, so that others take over at once."""
+        for lease in self._leases.values():
+            lease.stop()
+        for macro_id in list(self._hosts):
+            await self._lost(macro_id)
+        await asyncio.gather(*self._competing, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for host in self._hosts.values():
-            host.close()
         await self._outbox.close()
 
     # What comes in
@@ -128,7 +132,7 @@ class CoordinatorService:
             lambda: self._spawn(self._lost(macro_id)),
         )
         self._leases[macro_id] = lease
-        self._spawn(lease.run())
+        self._competing.append(self._start(lease.run()))
 
     def _describe(self, macro_id: str) -> m.MacroRecord:
         host = self._hosts.get(macro_id)
@@ -158,9 +162,11 @@ class CoordinatorService:
         for record in self._records.values():
             if subjects.macro_id_of(record.model) == macro_id:
                 host.add(record)
-        self._submits[macro_id] = await self._bus.subscribe(
-            subjects.submit(macro_id), host.on_submit
-        )
+        submits = await self._bus.subscribe(subjects.submit(macro_id), host.on_submit)
+        if self._hosts.get(macro_id) is host:
+            self._submits[macro_id] = submits
+        else:  # the lease was lost meanwhile
+            await submits.close()
 
     async def _lost(self, macro_id: str) -> None:
         if host := self._hosts.pop(macro_id, None):
@@ -183,9 +189,13 @@ class CoordinatorService:
                     host.drop_silent(self._instance_timeout_s)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._start(work)
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

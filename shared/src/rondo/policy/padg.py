@@ -3,7 +3,8 @@
 A request goes to the instance that took the last one while the checks of `admission` hold, else to
 the next in cyclic order; where all fail it stays pending and is tried again on every event.
 Deviations: pending requests that cannot meet their TTFT any more come after those that can and go
-where their decode starts soonest, and the queue is bounded in length and time. Ties go by order of arrival and rank.
+where their decode starts soonest, and the queue is bounded in length and time. Ties go by order of
+arrival and rank.
 """
 
 from __future__ import annotations
