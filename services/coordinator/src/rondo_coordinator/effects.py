@@ -73,15 +73,6 @@ class Effects:
 
     def _admit(self, effect: events.Admit) -> None:
         self._metrics.admitted.inc()
-        fields: m.Fields = {
-            "request": effect.request_id,
-            "instance": effect.instance_id,
-            "turn": effect.turn,
-            "predicted_ttft_s": effect.predicted_ttft_s,
-            "predicted_tpot_s": effect.predicted_tpot_s,
-            "reasons": list(effect.reasons),
-        }
-        self.publish("admitted", fields)
         self._reply(
             m.Admitted(
                 request_id=effect.request_id,
@@ -93,6 +84,15 @@ class Effects:
                 reasons=effect.reasons,
             )
         )
+        fields: m.Fields = {
+            "request": effect.request_id,
+            "instance": effect.instance_id,
+            "turn": effect.turn,
+            "predicted_ttft_s": effect.predicted_ttft_s,
+            "predicted_tpot_s": effect.predicted_tpot_s,
+            "reasons": list(effect.reasons),
+        }
+        self.publish("admitted", fields)
 
     def _reply(self, answer: m.Admitted | m.Rejected) -> None:
         if respond := self._replies.pop(answer.request_id, None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 
 from rondo.bus import subjects
@@ -21,6 +22,8 @@ from rondo_coordinator.metrics import CoordinatorMetrics
 log = logging.getLogger("rondo.coordinator")
 
 SILENCE_CHECK_S = 0.5
+#: A record may come this much later than the first report of its instance.
+STRANGER_S = 2.0
 
 
 class CoordinatorService:
@@ -53,6 +56,7 @@ class CoordinatorService:
         self._leases: dict[str, Lease] = {}
         self._hosts: dict[str, MacroHost] = {}
         self._submits: dict[str, Subscription] = {}
+        self._strangers: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._competing: list[asyncio.Task[None]] = []
         self.started = False
@@ -103,9 +107,23 @@ class CoordinatorService:
 
     def _on_report(self, incoming: Incoming) -> None:
         report = incoming.message
-        if isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
-            for host in self._hosts.values():
-                host.on_report(report)
+        if not isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
+            return
+        for host in self._hosts.values():
+            host.on_report(report)
+        if self._hosts and report.instance_id not in self._records:
+            self._on_stranger(report)
+        else:
+            self._strangers.pop(report.instance_id, None)
+
+    def _on_stranger(self, report: m.Report) -> None:
+        """It reports but has no record: an owner before us dropped it, and nobody told it."""
+        now_s = time.monotonic()
+        since_s = self._strangers.setdefault(report.instance_id, now_s)
+        if now_s - since_s > STRANGER_S:
+            self._strangers[report.instance_id] = now_s
+            subject = subjects.command(report.instance_id)
+            self._outbox.send(subject, m.Rejoin(epoch=report.epoch))
 
     def _on_status(self, incoming: Incoming) -> None:
         if not isinstance(incoming.message, m.StatusRequest) or incoming.respond is None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
-from rondo.bus.sequence import SequenceTracker
+from rondo.bus.sequence import Gap, SequenceTracker
 from rondo.errors import EngineError, InstanceLost, RondoError
 from rondo.service import logs
 from rondo.types import FinishReason
@@ -23,10 +24,16 @@ log = logging.getLogger("rondo.gateway")
 
 #: A worker that does not react to so many questions in a row is taken for lost.
 MAX_UNANSWERED = 3
+#: How long a worker has to answer for itself when the cluster says that it is gone.
+DOUBT_S = 1.0
 
 
 class Answer:
-    """Tokens of one request, filled by frames and read by one consumer."""
+    """Tokens of one request, filled by frames and read by one consumer.
+
+    Args:
+        ask: asks the worker to send the tokens from `num_tokens` on again.
+    """
 
     def __init__(self, request_id: str, ask: Callable[[Answer], None]) -> None:
         self.request_id = request_id
@@ -40,24 +47,38 @@ class Answer:
         self._wake = asyncio.Event()
         self._unanswered = 0
         self._asked_at = -1
+        self._doubted = False
 
     def take(self, delta: TokenDelta) -> None:
         """New tokens, maybe with some that are known, maybe after some that are missing."""
         self._unanswered = 0
+        self._doubted = False
         if self.finish or self._error:
             return
         if delta.index > self.num_tokens:
-            if self._asked_at != self.num_tokens:  # once for each hole
-                self._asked_at = self.num_tokens
-                self._ask(self)
+            self.ask_for_hole()
             return
         new = delta.tokens[self.num_tokens - delta.index :]
         self._buffer.extend(new)
         self.num_tokens += len(new)
         if delta.error is not None:
             self.fail(EngineError(delta.error, (self.request_id,)))
+        elif delta.finish is FinishReason.CANCELLED:
+            self.lost()  # the instance has forgotten the request
         elif delta.finish:
             self.finish = delta.finish
+        self._wake.set()
+
+    def ask_for_hole(self) -> None:
+        """Tokens from `num_tokens` on are missing: asks for them, once for each hole."""
+        if self._asked_at != self.num_tokens:
+            self._asked_at = self.num_tokens
+            self._ask(self)
+
+    def doubt(self) -> None:
+        """The cluster says the instance is gone: it must answer at once, or is lost."""
+        self._doubted = True
+        self._ask(self)
         self._wake.set()
 
     def fail(self, error: RondoError) -> None:
@@ -70,12 +91,16 @@ class Answer:
         """The instance is gone."""
         self.fail(InstanceLost(self.instance_id or "unknown"))
 
-    async def read(self, stall_s: float) -> list[int]:
+    async def read(self, stall_s: float, patience_s: float) -> list[int]:
         """The tokens since the last read; empty only at the end.
+
+        Silence of `stall_s` makes it ask; after `patience_s` without a new token it gives up,
+        even on a worker that answers.
 
         Raises:
             InstanceLost, EngineError: the answer will not be completed.
         """
+        deadline_s = time.monotonic() + patience_s
         while not self._buffer:
             if self._error:
                 raise self._error
@@ -83,15 +108,16 @@ class Answer:
                 return []
             self._wake.clear()
             try:
-                async with asyncio.timeout(stall_s):
+                async with asyncio.timeout(DOUBT_S if self._doubted else stall_s):
                     await self._wake.wait()
             except TimeoutError:
-                self._stalled()
+                self._stalled(deadline_s)
         tokens, self._buffer = self._buffer, []
         return tokens
 
-    def _stalled(self) -> None:
-        if self._unanswered >= MAX_UNANSWERED:
+    def _stalled(self, deadline_s: float) -> None:
+        silent = self._doubted or self._unanswered >= MAX_UNANSWERED
+        if silent or time.monotonic() > deadline_s:
             self.lost()
             return
         self._unanswered += 1
@@ -125,14 +151,14 @@ class Answers:
         self._live.pop(answer.request_id, None)
 
     def instance_changed(self, instance_id: str, incarnation: str | None) -> None:
-        """An instance is gone (None) or has started anew: what ran on it before is lost."""
+        """An instance has started anew, so what ran on it is lost; or it is gone (None)."""
         for answer in list(self._live.values()):
             if answer.instance_id != instance_id or answer.incarnation == incarnation:
                 continue
-            if incarnation is None or answer.incarnation is not None:
+            if incarnation is not None and answer.incarnation is not None:
                 answer.lost()
             else:
-                self._resync(answer)  # it may have been sent to the new one: ask
+                answer.doubt()  # only the record may be gone, or it may run on the new one
 
     def send(self, subject: str, message: Message) -> None:
         """Publishes without waiting, from synchronous code; a failure is only logged."""
@@ -145,7 +171,8 @@ class Answers:
         if not isinstance(frame, TokenFrame):
             return
         self._metrics.frames.inc()
-        if self._sequence.observe(frame.instance_id, frame.incarnation, frame.seq):
+        problem = self._sequence.observe(frame.instance_id, frame.incarnation, frame.seq)
+        if isinstance(problem, Gap):
             self._metrics.gaps.inc()
             self._ask_all(frame.instance_id)
         for delta in frame.deltas:
@@ -158,7 +185,7 @@ class Answers:
         """A frame was lost, and nobody knows whose tokens were in it."""
         for answer in self._live.values():
             if answer.instance_id == instance_id:
-                self._resync(answer)
+                answer.ask_for_hole()
 
     def _resync(self, answer: Answer) -> None:
         if answer.instance_id is None:

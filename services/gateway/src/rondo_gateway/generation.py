@@ -108,7 +108,8 @@ class Generation:
         finish: FinishReason | None = None
         try:
             while finish is None:
-                tokens = await self._answer.read(self._links.settings.stall_s)
+                settings = self._links.settings
+                tokens = await self._answer.read(settings.stall_s, settings.patience_s)
                 if tokens:
                     self._times.tokens(len(tokens), time.monotonic())
                 text, finish = self._advance(tokens)

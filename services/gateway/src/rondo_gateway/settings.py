@@ -35,6 +35,10 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
         float, Meta(gt=0, description="silence of a stream after which its worker is asked")
     ] = 3.0
 
+    patience_s: Annotated[
+        float, Meta(gt=0, description="how long a stream may go without a new token")
+    ] = 300.0
+
     def model_folders(self) -> dict[str, Path]:
         """Name -> folder.
 

@@ -18,7 +18,7 @@ from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import StepOutcome, StepPlan
 from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.service import logs
-from rondo.types import Finished, FinishReason, Progress, StepStat
+from rondo.types import Finished, FinishReason, Phase, Progress, StepStat
 from rondo_worker.engines.base import Engine
 
 log = logging.getLogger("rondo.worker")
@@ -129,10 +129,12 @@ class EngineLoop:
     def _round(self) -> bool:
         """One step, if there is one; whether there was."""
         scheduler = self._scheduler
+        before = scheduler.phase
         expired = scheduler.expire(time.monotonic())
         plan = scheduler.plan(time.monotonic())
         turn_events = tuple(scheduler.take_turn_events())
-        if expired or turn_events:  # told before the step, which may take long
+        fell_idle = plan is None and before is not Phase.IDLE
+        if expired or turn_events or fell_idle:  # told before the step, which may take long
             self._on_record(StepRecord(self.progress(finished=expired), turn_events))
         if plan:
             self._on_record(self._step(plan))

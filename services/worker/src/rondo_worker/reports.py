@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from rondo.bus import subjects
+from rondo.bus.sequence import Sequencer
 from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.types import Progress
 from rondo.wire.messages import Message, Report, StepReport, TurnBegan, TurnEnded
@@ -28,11 +29,11 @@ class Reporter:
         self._last: Progress | None = None
         self.incarnation = ""
         self.epoch = 0
-        self._seq = 0
+        self._sequencer = Sequencer()
 
     def restart(self, incarnation: str) -> None:
         """Starts the numbers of a new incarnation."""
-        self.incarnation, self._seq = incarnation, 0
+        self.incarnation, self._sequencer = incarnation, Sequencer()
         self._held = None
 
     @property
@@ -65,7 +66,7 @@ class Reporter:
                     instance_id=self._instance_id,
                     incarnation=self.incarnation,
                     epoch=self.epoch,
-                    seq=self._next(),
+                    seq=self._sequencer.next(),
                     progress=progress,
                 )
             )
@@ -75,17 +76,13 @@ class Reporter:
         if self._timer:
             self._timer.cancel()
 
-    def _next(self) -> int:
-        self._seq += 1
-        return self._seq
-
     def _turn_report(self, event: TurnStart | TurnEnd) -> Report:
         if isinstance(event, TurnStart):
             return TurnBegan(
                 instance_id=self._instance_id,
                 incarnation=self.incarnation,
                 epoch=self.epoch,
-                seq=self._next(),
+                seq=self._sequencer.next(),
                 turn=event.turn,
                 waited_s=event.waited_s,
             )
@@ -93,7 +90,7 @@ class Reporter:
             instance_id=self._instance_id,
             incarnation=self.incarnation,
             epoch=self.epoch,
-            seq=self._next(),
+            seq=self._sequencer.next(),
             turn=event.turn,
             duration_s=event.duration_s,
             num_prefilled=event.num_prefilled,

@@ -97,7 +97,7 @@ class TokenStreams:
         request_id, index = message.request_id, message.from_index
         answer = self._live.get(request_id) or self._kept.get(request_id)
         if answer is None:
-            delta = TokenDelta(request_id, index, (), FinishReason.ERROR, "unknown here")
+            delta = TokenDelta(request_id, index, (), FinishReason.CANCELLED)
         else:
             tokens = tuple(answer.tokens[index:])
             delta = TokenDelta(request_id, index, tokens, answer.finish, answer.error)

@@ -67,9 +67,7 @@ class PadgScheduler(MacroState):
 
     def _regrant(self, view: InstanceView, at_s: float) -> None:
         """Sends lost grants again; grants what an earlier turn left, once it has been paid for."""
-        if view.lost_grants:
-            lost, view.lost_grants = view.lost_grants, []
-            view.granted_s = at_s
+        if lost := view.resend(at_s):
             self._grants[view.info.instance_id] = _Grant(opens=True, request_ids=lost)
         if not view.carry or view.outstanding:
             return

@@ -68,7 +68,7 @@ class InstanceView:
         self.turn = 0
         self.turn_open = False
         self.turn_opened_s = 0.0
-        self.granted_s = 0.0
+        self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
         self.lost_grants: list[str] = []  # outstanding, but the instance knows of no grant
         self.closed_s = 0.0
         self.last_turn_s = 0.0
@@ -135,6 +135,12 @@ class InstanceView:
 
     # Changes
 
+    def resend(self, at_s: float) -> list[str]:
+        """Takes the lost grants, which are being sent again."""
+        lost, self.lost_grants = self.lost_grants, []
+        self._granted_s.update((request_id, at_s) for request_id in lost)
+        return lost
+
     def grant(self, requests: Iterable[RequestInfo], at_s: float) -> bool:
         """Adds requests to the open turn, or opens the next one; says whether it is new."""
         opened = not self.turn_open
@@ -142,10 +148,10 @@ class InstanceView:
             self.turn += 1
             self.turn_open = True
             self.turn_opened_s = at_s
-        self.granted_s = at_s
         for request in requests:
             self.carry.pop(request.request_id, None)
             self.outstanding[request.request_id] = request
+            self._granted_s[request.request_id] = at_s
         return opened
 
     def forget(self, request_id: str) -> None:
@@ -181,9 +187,9 @@ class InstanceView:
             changes.ended.append(self._finish(finished, at_s))
         if progress.members is not None:
             changes.gone = self._reconcile(progress.members, at_s)
-            if at_s - self.granted_s > GRANT_RESEND_S:
-                waiting = [m.request_id for m in progress.members if not m.granted]
-                self.lost_grants = [r for r in waiting if r in self.outstanding]
+            waiting = [m.request_id for m in progress.members if not m.granted]
+            overdue = self._granted_before(at_s - GRANT_RESEND_S)
+            self.lost_grants = [r for r in waiting if r in overdue]
         return changes
 
     # Internals
@@ -208,13 +214,16 @@ class InstanceView:
     def _reconcile(self, members: tuple[RequestProgress, ...], at_s: float) -> list[str]:
         named = {member.request_id for member in members}
         gone = [r for g in (self.fresh, self.running, self.carry) for r in g if r not in named]
-        if at_s - self.granted_s > GRANT_TIMEOUT_S:
-            gone += [r for r in self.outstanding if r not in named]
+        gone += [r for r in self._granted_before(at_s - GRANT_TIMEOUT_S) if r not in named]
         for request_id in gone:
             self.forget(request_id)
         for member in members:
             self._adopt(member, at_s)
         return gone
+
+    def _granted_before(self, at_s: float) -> list[str]:
+        self._granted_s = {r: s for r, s in self._granted_s.items() if r in self.outstanding}
+        return [r for r, granted_s in self._granted_s.items() if granted_s < at_s]
 
     def _adopt(self, member: RequestProgress, at_s: float) -> None:
         request_id = member.request_id

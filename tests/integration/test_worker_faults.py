@@ -1,0 +1,230 @@
+"""A worker whose engine fails, whose turn is too short, that rejoins, or is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from rondo.bus import subjects
+from rondo.errors import EngineError
+from rondo.policy.plan import StepPlan
+from rondo.types import Finished, FinishReason, Phase
+from rondo.wire import messages as m
+from rondo_worker.engines.emulated import EmulatedEngine
+from tests.support.boss import PROMPT, boss_of
+from tests.support.collect import eventually
+from tests.support.services import (
+    FAST,
+    ORDINARY,
+    SPEC,
+    Stage,
+    expected_tokens,
+    metric,
+    stage_on,
+    steps_of,
+)
+
+SLOW = steps_of(5.0, 5.0)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with stage_on("nats", tmp_path) as made:
+        yield made
+
+
+class FailingEngine(EmulatedEngine):
+    """Fails in steps with a request named `bad...`: it alone, or the whole step."""
+
+    def __init__(self, times: int, *, names_it: bool = True) -> None:
+        super().__init__(SPEC, FAST, ORDINARY)
+        self._times = times
+        self._names_it = names_it
+
+    def step(self, plan: StepPlan) -> dict[str, int]:
+        bad = tuple(i.request_id for i in plan.items if i.request_id.startswith("bad"))
+        if bad and self._times:
+            self._times -= 1
+            raise EngineError("out of luck", bad if self._names_it else ())
+        return super().step(plan)
+
+
+class StuckEngine(EmulatedEngine):
+    """Its first step takes until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, FAST, ORDINARY)
+        self.go_on = threading.Event()
+
+    def step(self, plan: StepPlan) -> dict[str, int]:
+        assert self.go_on.wait(10)
+        return super().step(plan)
+
+
+async def test_a_failed_step_ends_only_the_requests_it_names(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(1))
+    for name in ("good", "bad"):
+        await boss.prompt(name, 20)
+    await boss.full_report()
+    await boss.grant("good", "bad")
+    assert await boss.end("bad") == m.TokenDelta("bad", 0, (), FinishReason.ERROR, "out of luck")
+    await boss.end("good")
+    assert boss.tokens("good") == expected_tokens(PROMPT, 20, ignore_eos=True)
+    progress = await boss.reported(lambda all_: sum(len(p.finished) for p in all_) == 2)
+    ended = [one for item in progress for one in item.finished]
+    assert ended == [
+        Finished("bad", FinishReason.ERROR, 0),
+        Finished("good", FinishReason.LENGTH, 20),
+    ]
+    assert (await boss.full_report()).kv.free_blocks == SPEC.num_blocks
+    assert metric(worker.registry, "rondo_failed_requests_total") == 1
+    assert not worker.deaths
+
+
+async def test_a_failed_step_that_names_nobody_ends_all_in_it(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(1, names_it=False))
+    for name in ("mate", "bad", "later"):
+        await boss.prompt(name, 20)
+    await boss.full_report()
+    await boss.grant("mate", "bad")
+    for name in ("mate", "bad"):
+        assert (await boss.end(name)).error == "out of luck"
+    await boss.grant("later", turn=2)
+    assert (await boss.end("later")).error is None
+    assert not worker.deaths
+
+
+async def test_two_failures_and_a_success_are_forgiven(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(5))
+    for turn, name in enumerate(("bad1", "bad2", "good3", "bad4", "bad5", "good6"), 1):
+        await boss.prompt(name, 1)
+        await boss.grant(name, turn=turn)
+        assert ((await boss.end(name)).error is None) == name.startswith("good")
+    assert not worker.deaths
+
+
+async def test_three_failures_in_a_row_are_the_end(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(3))
+    for turn, name in enumerate(("bad1", "bad2", "bad3"), 1):
+        await boss.prompt(name)
+        await boss.grant(name, turn=turn)
+        if turn < 3:
+            await boss.end(name)
+    await eventually(lambda: bool(worker.deaths), "the death is told")
+    assert [str(error) for error in worker.deaths] == ["out of luck"]
+    instances = await stage.watch(subjects.INSTANCES_BUCKET)
+    assert instances.items[-1].value is not None
+    await worker.stop()
+    assert (await instances.until(lambda items: items[-1].value is None))[-1].key == "w0"
+
+
+async def test_a_long_step_is_no_silence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rondo_worker.service.HEARTBEAT_S", 0.05)
+    boss = await boss_of(stage)
+    engine = StuckEngine()
+    await stage.worker(engine=engine)
+    await boss.prompt("r", 2)
+    await boss.grant("r")
+    await boss.reports.first(m.TurnBegan)
+    seen = len(boss.progress())
+    progress = await boss.reported(lambda all_: len(all_) >= seen + 5)
+    assert {one.phase for one in progress[seen:]} == {Phase.PREFILL}
+    assert not any(one.steps or one.members or one.finished for one in progress[seen + 1 :])
+    engine.go_on.set()
+    await boss.end("r")
+
+
+async def test_what_a_turn_had_no_time_for_is_left_over(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    await stage.worker(profile=steps_of(20.0, 2.0))
+    await boss.prompt("runs", 500)
+    await boss.grant("runs")
+    await boss.some("runs", 2)
+    late = {"tokens": [20] * 500}  # each fills a prefill step
+    for name in ("a", "b", "c"):
+        await boss.prompt(name, 4, **late)  # type: ignore[arg-type]
+    await boss.full_report()
+    names = ("a", "b", "c")
+    await boss.command(m.TurnToken(epoch=boss.epoch, turn=2, request_ids=names, budget_s=0.01))
+    [_, over] = await boss.reports.first(m.TurnEnded, 2)
+    assert (over.num_prefilled, over.leftover) == (1, ("b", "c"))
+    await boss.end("a")
+    await boss.grant("b", "c", turn=3)
+    for name in ("b", "c"):
+        await boss.end(name)
+
+
+async def test_rejoin_clears_all_and_registers_anew(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    instances = await stage.watch(subjects.INSTANCES_BUCKET)
+    await stage.worker(profile=SLOW)
+    for name in ("runs", "waits"):
+        await boss.prompt(name, 500)
+    await boss.grant("runs")
+    await boss.some("runs", 3)
+    await boss.command(m.Rejoin(epoch=boss.epoch))
+    records = [update.value for update in await instances.wait(2)]
+    incarnations = [r.incarnation for r in records if isinstance(r, m.InstanceRecord)]
+    assert len(set(incarnations)) == 2
+    progress = await boss.full_report()
+    assert progress.members == ()
+    assert progress.kv.free_blocks == SPEC.num_blocks
+    anew = [r for r in boss.reports.of(m.StepReport) if r.incarnation == incarnations[1]]
+    assert anew[0].seq == 0
+    await boss.prompt("runs", 3)  # the same id is a new request to the new incarnation
+    await boss.grant("runs", turn=2)
+    await boss.end("runs")
+    frames = [f for f in boss.frames.of(m.TokenFrame) if f.incarnation == incarnations[1]]
+    assert [frame.seq for frame in frames] == [0, 1, 2]
+    assert [frame.deltas[0].index for frame in frames] == [0, 1, 2]
+
+
+async def test_stop_lets_requests_finish_and_removes_the_record(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    instances = await stage.watch(subjects.INSTANCES_BUCKET)
+    worker = await stage.worker(profile=SLOW)
+    await boss.prompt("r", 60)
+    await boss.grant("r")
+    await boss.some("r", 3)
+    stopping = asyncio.create_task(worker.stop(10.0))
+    await instances.wait(2)
+    assert isinstance(draining := instances.items[1].value, m.InstanceRecord)
+    assert draining.draining
+    assert not any(delta.finish for delta in boss.deltas("r"))
+    await stopping
+    await boss.end("r")
+    assert boss.tokens("r") == expected_tokens(PROMPT, 60, ignore_eos=True)
+    assert (await instances.wait(3))[2].value is None
+    await boss.reported(lambda all_: any(one.finished for one in all_))
+
+
+async def test_stop_waits_no_longer_than_told(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    instances = await stage.watch(subjects.INSTANCES_BUCKET)
+    worker = await stage.worker(profile=SLOW)
+    await boss.prompt("r", 900)
+    await boss.grant("r")
+    await boss.some("r", 3)
+    async with asyncio.timeout(2):
+        await worker.stop(0.1)
+    assert (await instances.wait(3))[-1].value is None
+    assert not any(delta.finish for delta in boss.deltas("r"))
+
+
+async def test_a_worker_waits_for_the_bus_to_register(stage: Stage) -> None:
+    bus = await stage.harness.bus("w0")
+    await stage.harness.interrupt()
+    await eventually(lambda: not bus.connected, "the loss is noticed")
+    starting = asyncio.create_task(stage.worker(bus=bus))
+    await asyncio.sleep(0)
+    await stage.harness.restore()
+    worker = await asyncio.wait_for(starting, 10)
+    assert worker.service.registered
