@@ -21,7 +21,7 @@ from rondo.types import Sampling, Slo
 from rondo.wire.codec import encode
 from rondo.wire.messages import Cancel, Message, Run, StatusRequest, TokenDelta, TokenFrame
 from tests.support.buses import BusHarness, running
-from tests.support.collect import Collector
+from tests.support.collect import Collector, eventually
 
 SUBJECT = "rondo.v1.tok.g-1"
 
@@ -238,13 +238,15 @@ async def test_slow_consumer_loses_messages_and_can_tell(
         for seq in range(2000):
             await sender.publish(SUBJECT, frame(seq))
         assert seqs(await healthy.wait(2000)) == list(range(2000))
-    lost = receiver.stats.slow_consumer
+    stats = receiver.stats
+    await eventually(lambda: len(slow.items) + stats.slow_consumer == 2000, "all are accounted for")
+    lost = stats.slow_consumer
     assert lost > 0
-    assert len(caplog.messages) == 1
+    # One line for many lost messages (more only where the test itself takes very long).
+    assert 0 < len(caplog.messages) <= 3
     assert SUBJECT in caplog.messages[0]
     await sender.publish(SUBJECT, frame(2000))
     await slow.until(lambda items: seqs(items)[-1] == 2000)
-    assert len(slow.items) == 2001 - lost
     tracker = SequenceTracker()
     seen = [tracker.observe("w-1", "a", seq) for seq in seqs(slow.items)]
     gaps = [item for item in seen if isinstance(item, Gap)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Incoming, KeyUpdate
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local.nats_server import find_binary
-from rondo.wire.messages import MacroRecord, StatusRequest
+from rondo.wire.messages import Event, MacroRecord, StatusRequest
 from tests.support.collect import Collector, eventually
 from tests.support.nats import Proxy, ServerUnderTest, free_port
 
@@ -144,3 +147,27 @@ async def test_watch_notices_that_its_consumer_vanished(
     assert (await updates.wait(3))[2].value is None
     await watch.close()
     await bus.close()
+
+
+async def test_silent_server_with_data_underway_is_left(
+    server: ServerUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rondo.bus.nats_link.PING_INTERVAL_S", 0.1)
+    other = ServerUnderTest(tmp_path / "other")
+    await other.start()
+    bus = NatsBus(f"{server.url},{other.url}", name="test", buffer_bytes=2 << 20)
+    await bus.connect()
+    large = Event(kind="x", source_id="s", seq=0, fields={"text": "x" * (1 << 20)})
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        # More than sockets take: the client waits for a peer that does not read.
+        with contextlib.suppress(BusUnavailable):
+            for _ in range(40):
+                await bus.publish(STATUS, large)
+        await eventually(lambda: bus.stats.reconnects == 1, "it has changed to the other server")
+        await bus.flush()
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        await bus.close()
+        await other.stop()

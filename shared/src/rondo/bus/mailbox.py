@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from rondo.bus.tasks import end_task
+
 T = TypeVar("T")
 
 
@@ -35,8 +37,7 @@ class Mailbox(Generic[T]):
 
     async def close(self) -> None:
         """Stops delivery; safe to call twice."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
     async def _work(self) -> None:
         while True:

@@ -149,7 +149,8 @@ class MemoryBus:
         try:
             if not self._send(letter):
                 raise NoResponder(subject)
-            data = await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                data = await answer
         except TimeoutError as error:
             raise RequestTimeout(subject, timeout_s) from error
         finally:

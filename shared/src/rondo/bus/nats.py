@@ -149,7 +149,8 @@ class NatsBus:
         try:
             await self._send(client, subject, message, inbox.subject)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(nobody.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await nobody.wait()
         finally:
             await inbox.close()
         return answers

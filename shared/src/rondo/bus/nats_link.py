@@ -16,6 +16,7 @@ from nats.aio.client import Client, Server
 from nats.aio.transport import TcpTransport
 
 from rondo.bus.delivery import backoff_s
+from rondo.bus.tasks import end_task
 from rondo.bus.url import parse_servers, without_credentials
 from rondo.errors import BusUnavailable
 
@@ -46,6 +47,9 @@ class _Transport(TcpTransport):
     Towards a peer that went silent with data underway, nats-py would wait for the kernel to give
     up, which takes minutes, and only then reconnect. And it forgets sockets of failed handshakes.
     """
+
+    def __bool__(self) -> bool:
+        return True  # nats-py replaces one that is false, as an unconnected one would be
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         self.close()
@@ -135,9 +139,7 @@ class Link:
         """Disconnects, for good."""
         self._closed = True
         self.up.clear()
-        if self._revival:
-            self._revival.cancel()
-            await asyncio.gather(self._revival, return_exceptions=True)
+        await end_task(self._revival)
         if self._client:
             await _close(self._client)
 
@@ -181,17 +183,19 @@ class Link:
             if not dialling:
                 self._revive()
 
+        callbacks = {
+            "error_cb": on_error,
+            "disconnected_cb": on_disconnected,
+            "reconnected_cb": on_reconnected,
+            "closed_cb": on_closed,
+        }
+        await self._try(client, servers, callbacks)
+        dialling = False
+        return client
+
+    async def _try(self, client: Client, servers: tuple[str, ...], more: dict[str, Any]) -> None:
         try:
-            await client.connect(
-                servers=list(servers),
-                name=self._name,
-                error_cb=on_error,
-                disconnected_cb=on_disconnected,
-                reconnected_cb=on_reconnected,
-                closed_cb=on_closed,
-                reconnect_to_server_handler=self._pick_server,
-                **self._options(),
-            )
+            await client.connect(servers=list(servers), name=self._name, **more, **self._options())
             if not client.is_connected:
                 raise DialError("the server closed the connection")
         except BaseException as error:
@@ -201,8 +205,6 @@ class Link:
             if isinstance(error, DialError) or not isinstance(error, Exception):
                 raise
             raise DialError(_text(error)) from error
-        dialling = False
-        return client
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -214,6 +216,7 @@ class Link:
             "max_outstanding_pings": MAX_OUTSTANDING_PINGS,
             "flush_timeout": FLUSH_TIMEOUT_S,
             "pending_size": self._pending_bytes,
+            "reconnect_to_server_handler": self._pick_server,
         }
 
     def _pick_server(self, servers: list[Server], _: dict[str, Any]) -> tuple[Server | None, float]:
@@ -285,6 +288,7 @@ async def _close(client: Client) -> None:
     for _ in range(2):
         # A peer that does not read must not keep us from stopping.
         with contextlib.suppress(errors.Error, OSError, TimeoutError):
-            await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await client.close()
         if client.is_closed:
             return  # else a reconnect in progress has won against the close

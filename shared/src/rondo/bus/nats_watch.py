@@ -20,6 +20,7 @@ from nats.js.kv import KV_MARKER_REASON, KV_OP
 from rondo.bus.delivery import Inbound, backoff_s
 from rondo.bus.nats_link import Link
 from rondo.bus.protocol import KeyUpdate
+from rondo.bus.tasks import end_task
 from rondo.bus.watch_state import WatchState
 from rondo.errors import BusUnavailable
 
@@ -84,9 +85,7 @@ class NatsWatch:
     async def close(self) -> None:
         """Stops delivery; safe to call twice."""
         self.on_close()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await end_task(self._keeper)
         await self._end_session()
 
     def restart(self) -> None:
@@ -112,7 +111,8 @@ class NatsWatch:
     async def _wait_for_trouble(self) -> None:
         while not self._trouble.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._trouble.wait(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._trouble.wait()
             if time.monotonic() - self._session.heard_s > SILENCE_LIMIT_S:
                 self._trouble.set()
 
@@ -131,7 +131,8 @@ class NatsWatch:
             sent = info.delivered.consumer_seq if info.delivered else 0
             if not info.num_pending and not sent:
                 session.complete.set()
-            await asyncio.wait_for(session.complete.wait(), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await session.complete.wait()
         except (errors.Error, TimeoutError) as error:
             await self._end_session()
             problem = f"watch of bucket {self._bucket}: {error or 'no answer in time'}"
