@@ -8,7 +8,9 @@ PROJECTS := -e './shared[local]' -e ./services/gateway -e ./services/coordinator
             -e './services/worker[torch]' -e ./bench
 MANIFESTS := constraints.txt shared/pyproject.toml $(wildcard services/*/pyproject.toml) \
              bench/pyproject.toml
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+# --no-compile: byte code is written when a module is first imported; torch has thousands.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+       -c constraints.txt $(PIP_ARGS)
 SOURCES := shared services bench tests tools
 
 ENGINE ?= torch

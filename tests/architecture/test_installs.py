@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,30 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_service_installs_alone(service: str, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "venv", str(tmp_path / "venv"))
-    python = str(tmp_path / "venv" / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt")
+def install(service: str, folder: Path) -> str:
+    """A venv with one service alone; its python."""
+    run(sys.executable, "-m", "venv", str(folder))
+    python = str(folder / "bin" / "python")
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", "constraints.txt")
     run(*pip, "setuptools")
     run(*pip, "--no-build-isolation", "-e", "./shared", "-e", f"./services/{service}")
-    module = f"rondo_{service}"
-    assert "NATS_URL" in run(python, "-m", module, "--help")
+    return python
+
+
+@pytest.fixture(scope="module")
+def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """All services installed, side by side: pip waits as much as it works."""
+    folder = tmp_path_factory.mktemp("installs")
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(lambda service: install(service, folder / service), SERVICES)
+        return dict(zip(SERVICES, done, strict=True))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_installs_alone(service: str, pythons: dict[str, str]) -> None:
+    python = pythons[service]
+    assert "NATS_URL" in run(python, "-m", f"rondo_{service}", "--help")
     found = run(
         python,
         "-c",

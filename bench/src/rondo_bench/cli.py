@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
+
+import uvloop
 
 from rondo.errors import ConfigError, RondoError
 from rondo_bench.latency import LatencyOptions, run_latency
@@ -55,7 +56,7 @@ def _latency(args: argparse.Namespace) -> int:
         output_tokens=args.output_tokens,
         model=args.model,
     )
-    report = asyncio.run(run_latency(options))
+    report = uvloop.run(run_latency(options))
     print(report)
     if args.write:
         args.write.parent.mkdir(parents=True, exist_ok=True)
