@@ -77,7 +77,7 @@ e2e: install-dev ## Tests of whole clusters.
 	$(PYTEST) tests/e2e
 
 bench: install ## What the bus and the services add to the engine's latency.
-	$(BIN)/rondo-bench latency
+	$(BIN)/rondo-bench latency --write docs/results/latency.md
 
 clean: ## Remove the venv, caches and run folders.
 	rm -rf $(VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

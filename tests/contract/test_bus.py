@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from rondo.bus.protocol import Bus, Incoming
+from rondo.bus.protocol import Incoming
 from rondo.bus.sequence import Gap, SequenceTracker
 from rondo.errors import (
     DecodeError,
@@ -19,30 +17,9 @@ from rondo.errors import (
 )
 from rondo.types import Sampling, Slo
 from rondo.wire.codec import encode
-from rondo.wire.messages import Cancel, Message, Run, StatusRequest, TokenDelta, TokenFrame
-from tests.support.buses import BusHarness, running
+from rondo.wire.messages import Cancel, Message, Run, StatusRequest
+from tests.support.buses import SUBJECT, BusHarness, frame, pair, seqs
 from tests.support.collect import Collector, eventually
-
-SUBJECT = "rondo.v1.tok.g-1"
-
-
-@pytest.fixture(params=["memory", "nats"])
-async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusHarness]:
-    async with running(request.param, tmp_path) as made:
-        yield made
-
-
-def frame(seq: int) -> TokenFrame:
-    deltas = (TokenDelta("r-1", seq, (seq,)),)
-    return TokenFrame(instance_id="w-1", incarnation="a", seq=seq, deltas=deltas)
-
-
-def seqs(items: list[Incoming]) -> list[int]:
-    return [item.message.seq for item in items if isinstance(item.message, TokenFrame)]
-
-
-async def pair(harness: BusHarness) -> tuple[Bus, Bus]:
-    return await harness.bus("sender"), await harness.bus("receiver")
 
 
 async def test_messages_arrive_in_order_and_whole(harness: BusHarness) -> None:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from rondo.bus.protocol import KeyUpdate
 from rondo.errors import BusUnavailable, RevisionConflict
 from rondo.wire.messages import MacroRecord
-from tests.support.buses import BusHarness, running
+from tests.support.buses import BusHarness
 from tests.support.collect import Collector, eventually
 
 BUCKET = "rondo_macros"
-
-
-@pytest.fixture(params=["memory", "nats"])
-async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusHarness]:
-    async with running(request.param, tmp_path) as made:
-        yield made
 
 
 def record(owner_id: str, beat: int = 0) -> MacroRecord:

@@ -6,37 +6,14 @@ The in-memory bus and NATS pass the same tests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from rondo.bus.protocol import Bus, Incoming
 from rondo.errors import BusUnavailable
-from rondo.wire.messages import StatusRequest, TokenDelta, TokenFrame
-from tests.support.buses import BusHarness, running
+from rondo.wire.messages import StatusRequest
+from tests.support.buses import SUBJECT, BusHarness, frame, pair, seqs
 from tests.support.collect import Collector, eventually
-
-SUBJECT = "rondo.v1.tok.g-1"
-
-
-@pytest.fixture(params=["memory", "nats"])
-async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusHarness]:
-    async with running(request.param, tmp_path) as made:
-        yield made
-
-
-def frame(seq: int) -> TokenFrame:
-    deltas = (TokenDelta("r-1", seq, (seq,)),)
-    return TokenFrame(instance_id="w-1", incarnation="a", seq=seq, deltas=deltas)
-
-
-def seqs(items: list[Incoming]) -> list[int]:
-    return [item.message.seq for item in items if isinstance(item.message, TokenFrame)]
-
-
-async def pair(harness: BusHarness) -> tuple[Bus, Bus]:
-    return await harness.bus("sender"), await harness.bus("receiver")
 
 
 async def test_everything_works_again_after_the_server_was_lost(harness: BusHarness) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -23,18 +22,11 @@ from tests.support.services import (
     Stage,
     expected_tokens,
     metric,
-    stage_on,
     steps_of,
 )
 
 SLOW = steps_of(5.0, 5.0)
 LEASE_S = 0.9
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage_on("nats", tmp_path) as made:
-        yield made
 
 
 def records(macros: Collector[KeyUpdate]) -> list[m.MacroRecord]:

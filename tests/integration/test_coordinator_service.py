@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,6 @@ from tests.support.services import (
 )
 
 SLOW = steps_of(5.0, 5.0)
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage_on("nats", tmp_path) as made:
-        yield made
 
 
 def submit(request_id: str, *, prompt_tokens: int = 20, max_tokens: int = 8) -> m.Submit:

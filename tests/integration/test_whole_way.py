@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -32,7 +30,6 @@ from tests.support.services import (
     Worker,
     expected_tokens,
     metric,
-    stage_on,
     steps_of,
 )
 
@@ -76,12 +73,6 @@ def questions(count: int, seed: int, max_answer: int = 80) -> list[Question]:
         )
         for index in range(count)
     ]
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage_on("nats", tmp_path) as made:
-        yield made
 
 
 async def cluster(stage: Stage, num_gateways: int = 1) -> list[Gateway]:

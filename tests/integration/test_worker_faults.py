@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -24,17 +22,10 @@ from tests.support.services import (
     Stage,
     expected_tokens,
     metric,
-    stage_on,
     steps_of,
 )
 
 SLOW = steps_of(5.0, 5.0)
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage_on("nats", tmp_path) as made:
-        yield made
 
 
 class FailingEngine(EmulatedEngine):

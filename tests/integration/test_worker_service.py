@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,6 @@ from tests.support.services import (
 )
 
 SLOW = steps_of(5.0, 5.0)
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage_on("nats", tmp_path) as made:
-        yield made
 
 
 class RecordingEngine(EmulatedEngine):

@@ -12,7 +12,21 @@ from typing import Protocol
 from rondo.bus.memory import MemoryBroker, MemoryBus
 from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Bus, Incoming
+from rondo.wire.messages import TokenDelta, TokenFrame
 from tests.support.nats import ServerUnderTest
+
+SUBJECT = "rondo.v1.tok.g-1"
+
+
+def frame(seq: int) -> TokenFrame:
+    """A numbered message."""
+    deltas = (TokenDelta("r-1", seq, (seq,)),)
+    return TokenFrame(instance_id="w-1", incarnation="a", seq=seq, deltas=deltas)
+
+
+def seqs(items: list[Incoming]) -> list[int]:
+    """The numbers of messages made by `frame`."""
+    return [item.message.seq for item in items if isinstance(item.message, TokenFrame)]
 
 
 class BusHarness(Protocol):
@@ -172,3 +186,8 @@ async def running(kind: str, run_dir: Path) -> AsyncIterator[BusHarness]:
     own = asyncio.current_task()
     left = [task for task in asyncio.all_tasks() - before if task is not own and not task.done()]
     assert not left, "tasks left behind"
+
+
+async def pair(harness: BusHarness) -> tuple[Bus, Bus]:
+    """A sender and a receiver."""
+    return await harness.bus("sender"), await harness.bus("receiver")

@@ -35,6 +35,15 @@ PROFILE = LatencyProfile(
     decode_ms=(10.0, 0.0, 0.0),
     num_blocks=4096,
 )
+NOTES = """\
+`rondo-bench latency` prints this; `make bench` writes it here.
+
+How to read it: the emulated engine sleeps, so its rows show what the way adds on an otherwise idle
+machine. The torch engine computes, and shares the cores with client, gateway, nats-server and
+coordinator, so its rows also show that competition: with few cores it is most of what is added
+between tokens. At 16 concurrent a request in process arrives exactly between two steps; over HTTP
+it arrives in the midst of one, waits for its end, and for another's prefill where one is under way.
+""".splitlines()
 WARMUP_REQUESTS = 16
 THREADS = 1
 
@@ -77,7 +86,7 @@ async def run_latency(options: LatencyOptions) -> str:
     ]
     for engine in options.engines:
         lines += await _compare(engine, options)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *NOTES])
 
 
 async def _compare(kind: str, options: LatencyOptions) -> list[str]:
