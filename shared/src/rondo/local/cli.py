@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
+
 from rondo.errors import ConfigError, RondoError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
@@ -32,6 +34,12 @@ def main() -> int:
         return 2
     except RondoError as error:
         print(f"rondo: {error}", file=sys.stderr)
+        return 1
+    except aiohttp.ClientError as error:
+        print(f"rondo: the API cannot be reached: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
 
