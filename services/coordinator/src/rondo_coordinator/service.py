@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming, KeyUpdate, Subscription
+from rondo.bus.tasks import end_task
 from rondo.errors import PeerError
 from rondo.policy.events import MacroScheduler
 from rondo.service import logs
@@ -80,9 +81,7 @@ class CoordinatorService:
         for macro_id in list(self._hosts):
             await self._lost(macro_id)
         await asyncio.gather(*self._competing, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_task(*self._tasks)
         await self._outbox.close()
 
     # What comes in

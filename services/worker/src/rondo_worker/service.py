@@ -17,6 +17,7 @@ import msgspec
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
+from rondo.bus.tasks import end_task
 from rondo.errors import DecodeError, EngineError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import Job
@@ -94,9 +95,7 @@ class WorkerService:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 await self._streams.idle.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_task(*self._tasks)
         await self._registration.remove()
         self._reporter.close()
         await self._outbox.close()

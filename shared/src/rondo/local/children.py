@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from rondo.bus.tasks import end_task
 from rondo.errors import RondoError
 from rondo.local.process import die_with_parent
 from rondo.service import logs
@@ -90,9 +91,7 @@ class Child:
 
     async def stop(self, timeout_s: float) -> None:
         """SIGTERM, and SIGKILL when that does not help in time."""
-        if self._keeper:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await end_task(self._keeper)
         process = self._process
         if process is None or process.returncode is not None:
             return

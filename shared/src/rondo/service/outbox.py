@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from rondo.bus.protocol import Bus
+from rondo.bus.tasks import end_task
 from rondo.errors import PeerError
 from rondo.service import logs
 from rondo.wire.messages import Message
@@ -45,8 +46,7 @@ class Outbox:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._queue.join()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end_task(self._task)
 
     async def _work(self) -> None:
         while True:
