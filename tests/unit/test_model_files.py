@@ -86,6 +86,8 @@ def test_default_sampling(folder: Path) -> None:
     assert ModelFiles.load("m", folder).default_sampling == wanted
     write(folder, "generation_config.json", given)
     assert ModelFiles.load("m", folder).default_sampling == Sampling()
+    write(folder, "generation_config.json", given | {"do_sample": False})
+    assert ModelFiles.load("m", folder).default_sampling == Sampling(temperature=0.0)
 
 
 @pytest.mark.parametrize(

@@ -148,10 +148,12 @@ def _positive_int(file: Path, config: dict[str, Any], keys: tuple[str, ...]) -> 
 
 
 def _default_sampling(file: Path) -> Sampling:
-    """Return the model's own sampling, if its authors meant it to be sampled from."""
+    """Return what the model's authors chose: their sampling, greedy, or nothing (OpenAI's)."""
     if not file.exists():
         return Sampling()
     config = _read_json(file, "the default sampling")
+    if config.get("do_sample") is False:
+        return Sampling(temperature=0.0)
     if config.get("do_sample") is not True:
         return Sampling()
     return Sampling(
