@@ -22,6 +22,7 @@ PACKAGES = [
     "services/worker/src/rondo_worker",
     "bench/src/rondo_bench",
     "tools/rondo_tiny",
+    "tools/perf",
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rondo.errors import EngineError
 from rondo.perf.profile import LatencyProfile
-from rondo.policy.plan import PlanItem, StepPlan
+from rondo.policy.plan import PlanItem, plan_of
 from rondo.types import FinishReason, Phase, Sampling
 from rondo_worker.engines.base import Engine, EngineRequest
 from rondo_worker.engines.calibrate import calibrate
@@ -230,12 +230,12 @@ def test_an_id_cannot_be_added_twice_but_used_again(engine: Engine) -> None:
 def test_a_plan_that_does_not_fit_is_an_error(engine: Engine, item: PlanItem, says: str) -> None:
     engine.add(request("r", (3, 4, 5, 6), 4))
     with pytest.raises(EngineError, match=says) as caught:
-        engine.step(StepPlan(Phase.PREFILL, (item,)))
+        engine.step(plan_of(Phase.PREFILL, (item,)))
     assert caught.value.request_ids == (item.request_id,)
     with pytest.raises(EngineError, match="decode step"):
-        engine.step(StepPlan(Phase.DECODE, (PlanItem("r", 0, 1, [0]),)))
+        engine.step(plan_of(Phase.DECODE, (PlanItem("r", 0, 1, [0]),)))
     with pytest.raises(EngineError, match="empty"):
-        engine.step(StepPlan(Phase.DECODE, ()))
+        engine.step(plan_of(Phase.DECODE, ()))
 
 
 def test_calibration_gives_a_usable_profile_and_leaves_the_engine_empty(
@@ -255,4 +255,4 @@ def test_close_forgets_everything(engine: Engine) -> None:
     engine.add(request("r", (3, 4, 5, 6), 4))
     engine.close()
     with pytest.raises(EngineError):
-        engine.step(StepPlan(Phase.PREFILL, (PlanItem("r", 0, 4, [0]),)))
+        engine.step(plan_of(Phase.PREFILL, (PlanItem("r", 0, 4, [0]),)))

@@ -132,9 +132,9 @@ def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
     result = up(
-        "--run-dir", str(tmp_path), "--engine", "emulated", "--port", "0", RONDO_SLACK="most"
+        "--run-dir", str(tmp_path), "--engine", "emulated", "--port", "0", RONDO_POLICY="most"
     )
     assert result.returncode == 1
-    assert "RONDO_SLACK" in result.stderr
+    assert "RONDO_POLICY" in result.stderr
     result = up("--workers", "0")
     assert result.returncode == 2

@@ -10,7 +10,7 @@ from rondo.policy.instance import PROMPT_WAIT_S, InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job
 from rondo.policy.turns import TurnEnd
-from rondo.types import Phase, Slo
+from rondo.types import Batching, BatchKind, Phase, Slo
 
 EOS = 1
 BLOCK = 4
@@ -53,12 +53,17 @@ class InstanceMachine(RuleBasedStateMachine):
         else:
             assert prompt + answer > NUM_BLOCKS * BLOCK - BLOCK
 
-    @rule(request=requests, opens=st.booleans(), budget_s=st.floats(0.0, 2.0))
-    def granted_turn(self, request: str, opens: bool, budget_s: float) -> None:
+    @rule(
+        request=requests,
+        opens=st.booleans(),
+        budget_s=st.floats(0.0, 2.0),
+        batching=st.builds(Batching, kind=st.sampled_from(BatchKind), tokens=st.integers(0, 20)),
+    )
+    def granted_turn(self, request: str, opens: bool, budget_s: float, batching: Batching) -> None:
         if request in self.ended:
             return
         self.turn += opens or self.turn == 0
-        self.scheduler.grant(self.turn, [request], budget_s, self.now_s)
+        self.scheduler.grant(self.turn, [request], budget_s, self.now_s, batching)
         self.granted.add(request)
 
     @rule()
@@ -87,15 +92,25 @@ class InstanceMachine(RuleBasedStateMachine):
         if plan is None:
             return False
         assert plan.items
-        if plan.phase is Phase.DECODE:
-            assert all(item.num_tokens == 1 for item in plan.items)
-        else:
-            assert sum(item.num_tokens for item in plan.items) <= 12
+        assert bool(plan.chunks) == (plan.phase is not Phase.DECODE)
+        assert bool(plan.decodes) == (plan.phase is not Phase.PREFILL)
+        assert len(plan.decodes) == plan.num_decodes
+        assert sum(item.start for item in plan.decodes) == plan.context_tokens
+        assert all(item.num_tokens == 1 for item in plan.decodes)
+        assert plan.prompt_tokens <= 12
         for item in plan.items:
             assert len(item.blocks) * BLOCK >= item.start + item.num_tokens
         self.now_s += 0.1
         token = EOS if eos else 5
-        outcome = self.scheduler.commit(plan, {i.request_id: token for i in plan.items}, self.now_s)
+        known = {member.request_id: member for member in self.scheduler.members(self.now_s)}
+        tokens = {
+            item.request_id: token
+            for item in plan.items
+            if item.start + item.num_tokens
+            == known[item.request_id].prompt_tokens + known[item.request_id].tokens_out
+        }
+        outcome = self.scheduler.commit(plan, tokens)
+        assert {new.request_id for new in outcome.tokens} == set(tokens)
         for new in outcome.tokens:
             assert new.request_id in self.granted
             assert new.index == self.tokens.get(new.request_id, 0)

@@ -9,17 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rondo.policy import events
+from rondo.policy.catalog import LIVE_POLICY_NAMES, PolicySettings, make_policy
 from rondo.policy.macro import QueueSettings
-from rondo.policy.padg import PadgScheduler
 from rondo.types import RequestInfo, Slo
 from tests.support.virtual_cluster import VirtualCluster
 
 NUM_REQUESTS = 40
 
 
-def build(seed: int, quantile: float | None, loss: float, deaths: int) -> VirtualCluster:
+def build(seed: int, name: str, loss: float, deaths: int) -> VirtualCluster:
     rng = random.Random(seed)
-    policy = PadgScheduler(slack_quantile=quantile, queue=QueueSettings(max_wait_s=30.0))
+    settings = PolicySettings(queue=QueueSettings(max_wait_s=30.0), chunk_tokens=96)
+    policy = make_policy(name, settings)
     cluster = VirtualCluster(policy, rng.randint(1, 4), max_prefill_tokens=512)
 
     def lose(effect: events.AnyEffect) -> bool:
@@ -45,17 +46,15 @@ def build(seed: int, quantile: float | None, loss: float, deaths: int) -> Virtua
     return cluster
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    quantile=st.sampled_from([None, 0.0, 0.1, 1.0]),
+    name=st.sampled_from(LIVE_POLICY_NAMES),
     loss=st.sampled_from([0.0, 0.2]),
     deaths=st.integers(0, 3),
 )
-def test_every_request_ends_once(
-    seed: int, quantile: float | None, loss: float, deaths: int
-) -> None:
-    cluster = build(seed, quantile, loss, deaths)
+def test_every_request_ends_once(seed: int, name: str, loss: float, deaths: int) -> None:
+    cluster = build(seed, name, loss, deaths)
     cluster.run()
     for outcome in cluster.outcomes.values():
         assert outcome.indices == list(range(len(outcome.indices)))
@@ -73,9 +72,9 @@ def test_every_request_ends_once(
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_turn_numbers_only_grow(seed: int) -> None:
-    cluster = build(seed, 0.1, 0.0, 1)
+@given(seed=st.integers(0, 10_000), name=st.sampled_from(LIVE_POLICY_NAMES))
+def test_turn_numbers_only_grow(seed: int, name: str) -> None:
+    cluster = build(seed, name, 0.0, 1)
     granted: dict[str, int] = {}
 
     def watch(effect: events.AnyEffect) -> bool:

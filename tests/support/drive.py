@@ -76,7 +76,7 @@ class Driver:
         if self.on_step:
             self.on_step(plan, tokens)
         self.num_steps += 1
-        outcome = self.scheduler.commit(plan, tokens, float(self.num_steps))
+        outcome = self.scheduler.commit(plan, tokens)
         for new in outcome.tokens:
             assert new.index == len(self.answers[new.request_id])
             self.answers[new.request_id].append(new.token)

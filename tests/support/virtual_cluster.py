@@ -9,6 +9,8 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from rondo.perf.profile import LatencyProfile
 from rondo.policy import events
 from rondo.policy.events import AnyEffect, MacroScheduler
@@ -16,7 +18,7 @@ from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepPlan
 from rondo.policy.turns import TurnEnd
-from rondo.types import Chunk, Finished, Phase, Progress, RequestInfo, StepStat
+from rondo.types import Finished, Progress, RequestInfo, Started, StepStat
 
 PROFILE = LatencyProfile(
     name="test",
@@ -42,6 +44,7 @@ class Outcome:
     decode_start_s: float | None = None
     last_token_s: float | None = None
     finished: bool = False
+    ended_s: float = 0.0
 
     @property
     def ttft_s(self) -> float:
@@ -66,11 +69,11 @@ class VirtualCluster:
         self,
         policy: MacroScheduler,
         num_instances: int,
-        profile: LatencyProfile = PROFILE,
         max_prefill_tokens: int = 2048,
+        num_blocks: int = PROFILE.num_blocks,
     ) -> None:
         self.policy = policy
-        self.profile = profile
+        self.profile = msgspec.structs.replace(PROFILE, num_blocks=num_blocks)
         self.max_prefill_tokens = max_prefill_tokens
         self.now_s = 0.0
         self.instances: dict[str, InstanceScheduler] = {}
@@ -149,6 +152,7 @@ class VirtualCluster:
         *,
         full: bool = False,
         prefilled: tuple[str, ...] = (),
+        started: tuple[Started, ...] = (),
         finished: tuple[Finished, ...] = (),
         steps: tuple[StepStat, ...] = (),
     ) -> Progress:
@@ -162,6 +166,7 @@ class VirtualCluster:
             num_waiting=scheduler.num_waiting,
             kv=scheduler.occupancy(),
             prefilled=prefilled,
+            started=started,
             finished=finished,
             steps=steps,
             members=scheduler.members(self.now_s) if full else None,
@@ -201,10 +206,17 @@ class VirtualCluster:
             case events.Admit():
                 self._admit(effect)
             case events.Reject():
-                self.outcomes[effect.request_id].rejected = effect
+                outcome = self.outcomes[effect.request_id]
+                outcome.rejected, outcome.ended_s = effect, self.now_s
             case events.GrantTurn() | events.ExtendTurn():
                 if scheduler := self.instances.get(effect.instance_id):
-                    scheduler.grant(effect.turn, effect.request_ids, effect.budget_s, self.now_s)
+                    scheduler.grant(
+                        effect.turn,
+                        effect.request_ids,
+                        effect.budget_s,
+                        self.now_s,
+                        effect.batching,
+                    )
                     self.at(self.now_s, lambda: self._step(effect.instance_id))
             case events.RevokeTurn():
                 if scheduler := self.instances.get(effect.instance_id):
@@ -245,16 +257,13 @@ class VirtualCluster:
                 self._handle(closed)
         if plan is not None:
             self._stepping.add(instance_id)
-            duration_s = self._duration_s(plan)
+            duration_s = self.profile.step_s(
+                plan.prompt_tokens, plan.pairs, plan.num_decodes, plan.context_tokens
+            )
             self.at(
                 self.now_s + duration_s,
                 lambda: self._stepped(instance_id, scheduler, plan, duration_s),
             )
-
-    def _duration_s(self, plan: StepPlan) -> float:
-        if plan.phase is Phase.PREFILL:
-            return self.profile.prefill_s([Chunk(i.num_tokens, i.start) for i in plan.items])
-        return self.profile.decode_s(len(plan.items), sum(i.start + 1 for i in plan.items))
 
     def _stepped(
         self, instance_id: str, scheduler: InstanceScheduler, plan: StepPlan, duration_s: float
@@ -262,23 +271,28 @@ class VirtualCluster:
         self._stepping.discard(instance_id)
         if self.instances.get(instance_id) is not scheduler:
             return
-        tokens = {item.request_id: 7 for item in plan.items}
-        result = scheduler.commit(plan, tokens, self.now_s)
+        jobs = scheduler.board.jobs
+        done = [c for c in plan.chunks if c.request_id in jobs]
+        done = [c for c in done if c.start + c.num_tokens == jobs[c.request_id].known]
+        tokens = {item.request_id: 7 for item in [*done, *plan.decodes]}
+        result = scheduler.commit(plan, tokens)
         scheduler.check_invariants()
         for token in result.tokens:
             outcome = self.outcomes[token.request_id]
             outcome.indices.append(token.index)
-            outcome.last_token_s = self.now_s
+            outcome.last_token_s = outcome.ended_s = self.now_s
             if token.index == 0:
                 outcome.first_token_s = self.now_s
             elif token.index == 1:
                 outcome.decode_start_s = self.now_s - duration_s
             outcome.finished = outcome.finished or token.finish is not None
-        stat = StepStat(
-            plan.phase, duration_s, len(plan.items), sum(i.num_tokens for i in plan.items), 0
-        )
+        stat = plan.stat(duration_s)
         progress = self.progress(
-            instance_id, prefilled=result.prefilled, finished=result.finished, steps=(stat,)
+            instance_id,
+            prefilled=result.prefilled,
+            started=result.started,
+            finished=result.finished,
+            steps=(stat,),
         )
         self.report(instance_id, progress)
         self._step(instance_id)

@@ -9,7 +9,7 @@ import pytest
 
 from rondo.errors import ConfigError, EngineError
 from rondo.perf.profile import LatencyProfile
-from rondo.policy.plan import PlanItem, StepPlan
+from rondo.policy.plan import PlanItem, plan_of
 from rondo.types import Chunk, Phase
 from rondo_worker.engines.base import EngineSpec
 from rondo_worker.engines.calibrate import CASES, Samples, fit_profile
@@ -38,7 +38,7 @@ def prefill(request_id: str, start: int, count: int, blocks: Sequence[int]) -> P
 
 
 def run(engine: EmulatedEngine, *items: PlanItem, phase: Phase = Phase.PREFILL) -> dict[str, int]:
-    return engine.step(StepPlan(phase, items))
+    return engine.step(plan_of(phase, items))
 
 
 def two_requests() -> EmulatedEngine:
@@ -124,11 +124,11 @@ def test_a_profile_is_recovered_from_its_own_times(floor_ms: float) -> None:
         for start in range(0, tokens, size):
             items = [prefill(f"r{i}", start, size, ()) for i in range(prompts)]
             chunks = [Chunk(size, start)] * prompts
-            plan = StepPlan(Phase.PREFILL, tuple(items))
+            plan = plan_of(Phase.PREFILL, tuple(items))
             for noise in (1.0, 1.01, 40.0):  # a median does not see the interruption
                 samples.add(plan, profile.prefill_s(chunks) * noise)
         items = [prefill(f"r{i}", tokens, 1, ()) for i in range(prompts)]
-        samples.add(StepPlan(Phase.DECODE, tuple(items)), profile.decode_s(prompts, 0))
+        samples.add(plan_of(Phase.DECODE, tuple(items)), profile.decode_s(prompts, 0))
         samples.decode[prompts, prompts * tokens] = [profile.decode_s(prompts, prompts * tokens)]
     fitted = fit_profile(SPEC, samples)
     for tokens in (16, 200, 1000, 5000):

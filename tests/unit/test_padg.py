@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 
+from rondo.errors import ConfigError
 from rondo.policy import events
 from rondo.policy.macro import QueueSettings
-from rondo.policy.padg import PadgScheduler
+from rondo.policy.padg import PadgScheduler, PadgSettings
 from rondo.types import RequestInfo, Slo
 from tests.support.virtual_cluster import PROFILE, VirtualCluster
 
@@ -50,42 +51,82 @@ def test_an_idle_instance_takes_a_request_at_once_and_predicts_its_ttft() -> Non
     [admit] = outcome.admitted
     assert outcome.indices == [0, 1, 2]
     assert outcome.ttft_s == pytest.approx(admit.predicted_ttft_s)
-    assert outcome.ttft_s == pytest.approx(PROFILE.prefill_s([]) + 0.055)
+    assert outcome.ttft_s == pytest.approx(0.055)
 
 
-def test_requests_that_come_together_share_a_turn_until_the_checks_fail() -> None:
-    # 1,000 tokens take 105 ms: nine of them fill a TTFT limit of 1 s, the tenth goes on.
-    cluster = VirtualCluster(PadgScheduler(), 2, max_prefill_tokens=1000)
-    for index in range(12):
+def test_requests_that_come_together_spread_and_what_is_too_much_waits() -> None:
+    # 1,000 tokens take 105 ms: an instance takes prompts until 0.5 s of them are before it.
+    policy = PadgScheduler()
+    cluster = VirtualCluster(policy, 2, max_prefill_tokens=1000)
+    for index in range(14):
         cluster.submit(request(f"r{index}", 0.0, prompt=1000))
+    cluster.run(until_s=0.0)
+    places = [o.admitted[0].instance_id for o in cluster.outcomes.values() if o.admitted]
+    assert places == ["i0", "i1"] * 5
+    assert policy.num_pending == 4
     cluster.run()
-    places = [cluster.outcomes[f"r{i}"].admitted[0].instance_id for i in range(12)]
-    assert places == ["i0"] * 9 + ["i1"] * 3
     assert all(outcome.ttft_s <= 1.0 for outcome in cluster.outcomes.values())
 
 
-def test_the_whole_turn_is_bounded_not_only_what_still_waits() -> None:
-    # The first request is prefilled early in the turn; later ones must not delay its decode.
-    cluster = VirtualCluster(PadgScheduler(), 1, max_prefill_tokens=500)
-    for index in range(40):
-        cluster.submit(request(f"r{index}", index * 0.04, prompt=500))
+def test_no_step_takes_longer_than_the_tightest_tpot_limit() -> None:
+    # 50 ms a token leave room for 450 prompt tokens beside a few decodes; whole prompts need more.
+    policy = PadgScheduler()
+    cluster = VirtualCluster(policy, 1, max_prefill_tokens=2000)
+    cluster.submit(request("stream", 0.0, prompt=10, answer=120, tpot_s=0.05))
+    for index in range(5):
+        cluster.submit(request(f"long{index}", 0.5 + index, prompt=1900, ttft_s=5.0))
     cluster.run()
-    on_time = [o for o in cluster.outcomes.values() if o.ttft_s <= 1.0]
-    assert cluster.outcomes["r0"].ttft_s <= 1.0
-    assert len(on_time) >= 15
+    assert all(outcome.finished for outcome in cluster.outcomes.values())
+    assert cluster.outcomes["stream"].tpot_s <= 0.05
 
 
-def test_running_requests_keep_their_tpot_when_slack_is_judged_by_a_quantile() -> None:
-    def share(quantile: float | None) -> float:
-        cluster = VirtualCluster(PadgScheduler(slack_quantile=quantile), 3)
-        for info in workload(400, rate=14.0, seed=5):
-            cluster.submit(info)
-        cluster.run()
-        kept = [o.tpot_s <= o.info.slo.tpot_s for o in cluster.outcomes.values() if o.finished]
-        return sum(kept) / len(kept)
+def test_a_prompt_of_32k_tokens_leaves_the_streams_their_tpot() -> None:
+    cluster = VirtualCluster(PadgScheduler(), 2, num_blocks=8192, max_prefill_tokens=4096)
+    for index in range(20):
+        cluster.submit(request(f"r{index}", index * 0.05, answer=200, ttft_s=1.0, tpot_s=0.05))
+    cluster.submit(request("long", 1.0, prompt=32_000, answer=10, ttft_s=1.0, tpot_s=0.05))
+    cluster.run()
+    long = cluster.outcomes.pop("long")
+    assert long.finished  # late, for even an idle instance would have missed its limit
+    for outcome in cluster.outcomes.values():
+        assert outcome.ttft_s <= 1.0
+        assert outcome.tpot_s <= 0.05
 
-    assert share(0.0) >= 0.99
-    assert share(0.0) >= share(None)
+
+def test_overload_is_refused_early_and_what_is_admitted_keeps_its_limits() -> None:
+    cluster = VirtualCluster(PadgScheduler(), 2)
+    for info in workload(1500, rate=60.0, seed=5):
+        cluster.submit(info)
+    cluster.run()
+    outcomes = cluster.outcomes.values()
+    admitted = [o for o in outcomes if o.admitted]
+    kept = [o for o in admitted if o.ttft_s <= 2.0 and o.tpot_s <= o.info.slo.tpot_s]
+    rejected = [o for o in outcomes if o.rejected]
+    assert len(admitted) + len(rejected) == 1500
+    assert len(rejected) > 100
+    assert len(kept) >= 0.95 * len(admitted)
+    for outcome in rejected:
+        assert outcome.rejected is not None
+        assert outcome.rejected.reason == "overloaded"
+        assert outcome.rejected.retry_after_s is not None
+        assert outcome.rejected.retry_after_s >= 1.0
+        assert outcome.ended_s - outcome.info.arrival_s <= 2.0
+    at_once = [o for o in rejected if o.ended_s == o.info.arrival_s]
+    assert len(at_once) > 0.5 * len(rejected)
+
+
+def test_the_limits_of_each_request_are_its_own() -> None:
+    # Interactive requests are served within a second though batch ones were there first.
+    cluster = VirtualCluster(PadgScheduler(), 1)
+    for index in range(60):
+        cluster.submit(request(f"batch{index}", 0.0, prompt=900, ttft_s=30.0, tpot_s=1.0))
+    for index in range(10):
+        cluster.submit(request(f"chat{index}", 1.0 + 0.2 * index, ttft_s=1.0, tpot_s=0.05))
+    cluster.run()
+    for outcome in cluster.outcomes.values():
+        assert outcome.finished
+        assert outcome.ttft_s <= outcome.info.slo.ttft_s
+        assert outcome.tpot_s <= outcome.info.slo.tpot_s
 
 
 def test_a_request_no_instance_can_hold_is_refused_for_good() -> None:
@@ -165,7 +206,7 @@ def test_a_new_owner_rebuilds_from_full_reports_and_nothing_is_lost() -> None:
         cluster.submit(info)
 
     def take_over() -> None:
-        pending = list(cluster.policy.pending.values())  # type: ignore[attr-defined]
+        pending = list(cluster.policy.pending)  # type: ignore[attr-defined]
         cluster.policy = PadgScheduler()
         for instance_id in cluster.instances:
             cluster.announce(instance_id)
@@ -186,20 +227,18 @@ def test_a_tpot_nobody_can_meet_does_not_stop_admission() -> None:
         cluster.submit(request(f"r{index}", index * 0.1, answer=200, ttft_s=5.0, tpot_s=0.001))
     cluster.run()
     assert all(outcome.finished for outcome in cluster.outcomes.values())
-    scheduler = cluster.instances["i0"]
-    assert scheduler.turn_number > 5  # they were let in while others decoded
 
 
 def test_decisions_carry_their_reasons() -> None:
     policy = PadgScheduler()
     cluster = VirtualCluster(policy, 1, max_prefill_tokens=1000)
+    cluster.journal = []
     for index in range(12):
         cluster.submit(request(f"r{index}", 0.0, prompt=1000))
     cluster.run(until_s=0.0)
     [admit] = cluster.outcomes["r0"].admitted
     assert admit.reasons == ("i0: turn of 0.105 s fits",)
-    stuck = policy.handle(events.Tick(at_s=0.0))
-    assert any("r11 stays pending: i0: ttft" in reason for reason in stuck.reasons)
+    assert "r11 stays pending: i0: busy: 0.525 s of prompts before it" in cluster.journal[-1]
 
 
 def test_the_same_events_give_the_same_journal() -> None:
@@ -214,7 +253,7 @@ def test_the_same_events_give_the_same_journal() -> None:
     assert journal() == journal()
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_a_slack_quantile_outside_its_range_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="slack_quantile"):
-        PadgScheduler(slack_quantile=value)
+@pytest.mark.parametrize(("setting", "value"), [("tpot_share", 0.0), ("horizon_s", -1.0)])
+def test_a_knob_outside_its_range_is_refused(setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        PadgSettings(**{setting: value})  # type: ignore[arg-type]

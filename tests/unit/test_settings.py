@@ -9,6 +9,7 @@ import pytest
 from rondo.errors import ConfigError, ModelError
 from rondo.local.model_folder import find_model
 from rondo.perf.profile import builtin_names, load_profile
+from rondo.policy.catalog import LIVE_POLICY_NAMES
 from rondo.service.settings import describe, from_env, valid_id
 from rondo.types import Chunk
 from rondo_coordinator.settings import CoordinatorSettings
@@ -59,15 +60,15 @@ def test_help_lists_every_variable_with_its_default() -> None:
     assert "(required)" in text
 
 
-@pytest.mark.parametrize(("text", "value"), [("mean", None), ("0", 0.0), ("0.25", 0.25)])
-def test_slack_is_the_mean_or_a_quantile(text: str, value: float | None) -> None:
-    assert CoordinatorSettings(slack=text).slack_quantile() == value
+@pytest.mark.parametrize("name", LIVE_POLICY_NAMES)
+def test_each_live_policy_can_be_made(name: str) -> None:
+    assert CoordinatorSettings(policy=name).make_policy().num_pending == 0
 
 
-@pytest.mark.parametrize("text", ["median", "1.5", "-0.1", "nan"])
-def test_other_slack_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="RONDO_SLACK"):
-        CoordinatorSettings(slack=text).slack_quantile()
+@pytest.mark.parametrize("name", ["", "PADG", "padg-best", "nodg", "fudg"])
+def test_another_policy_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="RONDO_POLICY"):
+        CoordinatorSettings(policy=name).make_policy()
 
 
 def test_models_are_folders_with_or_without_a_name() -> None:

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: rondo-bench latency."""
+"""The command line of the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 import uvloop
 
 from rondo.errors import ConfigError, RondoError
+from rondo_bench import replay_cmd
+from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
+from rondo_bench.report import cmd as report_cmd
+from rondo_bench.sim import commands as sim_commands
 
 
 def main() -> int:
@@ -29,6 +33,10 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rondo-bench", description="Benchmarks of Rondo.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sim_commands.add_parsers(commands)
+    replay_cmd.add_parser(commands)
+    experiment_cmd.add_parser(commands)
+    report_cmd.add_parser(commands)
     latency = commands.add_parser(
         "latency",
         help="what HTTP, bus and services add to the engine's TTFT and inter-token time",

@@ -38,7 +38,7 @@ def run_direct(engine: Engine, items: Sequence[Item], concurrency: int) -> list[
             live += 1
         plan = scheduler.plan(time.monotonic())
         assert plan is not None  # something is in flight, and nothing waits for a message
-        outcome = scheduler.commit(plan, engine.step(plan), time.monotonic())
+        outcome = scheduler.commit(plan, engine.step(plan))
         now_s = time.monotonic()
         for token in outcome.tokens:
             times[token.request_id].tokens(1, now_s, keep_gaps=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -10,11 +9,33 @@ import msgspec
 
 
 class Phase(str, Enum):
-    """What an instance is doing. A step is wholly one phase or the other."""
+    """What an instance is doing; in a FUSED step prompt chunks and decodes share the pass."""
 
     IDLE = "idle"
     PREFILL = "prefill"
     DECODE = "decode"
+    FUSED = "fused"
+
+
+class BatchKind(str, Enum):
+    """What an instance puts into a step while granted prompts wait.
+
+    SEPARATE: prompts alone, decodes wait (vLLM before 0.8; EcoServe's turns). CHUNKED: every
+    decode, then prompt chunks up to the budget (Sarathi). FUSED: prompt chunks, and the requests
+    that decoded before the turn ride along; those of the turn wait for its end.
+    """
+
+    SEPARATE = "separate"
+    CHUNKED = "chunked"
+    FUSED = "fused"
+
+
+class Batching(msgspec.Struct, frozen=True, kw_only=True):
+    """How an instance fills its steps. `tokens` is the budget of a step: prompt tokens, in CHUNKED
+    decodes included; 0 takes the instance's own limit."""
+
+    kind: BatchKind = BatchKind.SEPARATE
+    tokens: int = 0
 
 
 class FinishReason(str, Enum):
@@ -96,21 +117,36 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     tokens_out: int
 
 
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A request's decode began with the decode step after the instance's `base_step`-th."""
+
+    request_id: str
+    base_step: int
+
+
 class StepStat(msgspec.Struct, frozen=True, array_like=True):
-    """One engine step: its phase, wall time, sequences in it, new tokens, context before it."""
+    """One engine step: its phase, wall time, sequences, new tokens, cached tokens before them.
+
+    The last four are what a LatencyModel predicts its time from (`LatencyModel.step_s`);
+    `num_tokens` counts prompt tokens and one for each sequence that decodes.
+    """
 
     phase: Phase
     duration_s: float
     num_sequences: int
     num_tokens: int
+    prompt_tokens: int
+    pairs: int
+    num_decodes: int
     context_tokens: int
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What happened on an instance since its last report, and where it stands now.
 
-    `decode_steps` counts decode steps since the instance started; every running request got one
-    token in each. `members` is the full state and present only when asked for or on a heartbeat.
+    `decode_steps` counts steps with decodes since the instance started; every request that decodes
+    got one token in each. `members` is the full state and present only when asked for or on a
+    heartbeat.
     """
 
     phase: Phase
@@ -120,6 +156,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting: int
     kv: KvOccupancy
     prefilled: tuple[str, ...] = ()
+    started: tuple[Started, ...] = ()
     finished: tuple[Finished, ...] = ()
     steps: tuple[StepStat, ...] = ()
     members: tuple[RequestProgress, ...] | None = None
@@ -135,10 +172,10 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 class LatencyModel(Protocol):
     """Predicts step times of one instance, in seconds."""
 
-    def prefill_s(self, chunks: Sequence[Chunk]) -> float:
-        """Duration of one prefill step over these chunks."""
-        ...
+    def step_s(self, tokens: int, pairs: int, num_decodes: int, context_tokens: int) -> float:
+        """Duration of one step: `tokens` prompt tokens beside `num_decodes` decoding sequences.
 
-    def decode_s(self, num_sequences: int, context_tokens: int) -> float:
-        """Duration of one decode step; `context_tokens` is summed over the batch."""
+        `pairs` is the sum of n (n + 2 ctx) over the chunks, `context_tokens` is summed over the
+        sequences that decode. An empty step takes 0.
+        """
         ...

@@ -10,8 +10,8 @@ import uuid
 from prometheus_client import CollectorRegistry
 
 from rondo.bus.nats import NatsBus
-from rondo.policy.macro import QueueSettings
-from rondo.policy.padg import PadgScheduler
+from rondo.journal import Ending
+from rondo.journal_writer import JournalFolder
 from rondo.service import logs
 from rondo.service.health import HealthServer
 from rondo.service.runtime import run_program, unless_stopped
@@ -27,17 +27,18 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Runs the coordinator until `stop` is set."""
     random_id = f"c-{uuid.uuid4().hex[:8]}"
     own_id = valid_id("RONDO_COORDINATOR_ID", settings.coordinator_id or random_id)
-    quantile = settings.slack_quantile()
-    queue = QueueSettings(max_wait_s=settings.max_wait_s, max_pending=settings.max_pending)
+    settings.make_policy()  # a wrong name must stop the program, not a later take-over
     registry = CollectorRegistry()
+    metrics = CoordinatorMetrics(registry)
     bus = NatsBus(settings.nats_url, name=own_id)
     service = CoordinatorService(
         bus,
         own_id,
-        lambda: PadgScheduler(slack_quantile=quantile, queue=queue),
-        CoordinatorMetrics(registry),
+        settings.make_policy,
+        metrics,
         instance_timeout_s=settings.instance_timeout_s,
         lease_s=settings.lease_s,
+        journals=open_journals(settings, own_id, metrics),
     )
 
     def not_ready() -> str | None:
@@ -47,7 +48,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
 
     health = HealthServer(settings, not_ready, registry)
     port = await health.start()
-    logs.info(log, "starting", coordinator=own_id, http_port=port, slack=settings.slack)
+    logs.info(log, "starting", coordinator=own_id, http_port=port, policy=settings.policy)
     try:
         if await unless_stopped(stop, bus.connect()) and await unless_stopped(
             stop, service.start()
@@ -58,6 +59,28 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     finally:
         await bus.close()
         await health.stop()
+
+
+def open_journals(
+    settings: CoordinatorSettings, own_id: str, metrics: CoordinatorMetrics
+) -> JournalFolder | None:
+    """Where decisions are recorded, if they are. A disk that fails stops no coordinator."""
+    folder = settings.journal_folder()
+    if folder is None:
+        return None
+
+    def stopped(ending: Ending, detail: str) -> None:
+        metrics.journals_stopped.labels(ending.value).inc()
+        logs.warning(log, "journal_stopped", reason=ending.value, detail=detail)
+
+    return JournalFolder(
+        folder,
+        settings.policy,
+        settings.policy_settings(),
+        own_id,
+        stopped,
+        max_bytes=settings.journal_max_bytes,
+    )
 
 
 def main() -> int:

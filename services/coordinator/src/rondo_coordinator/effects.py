@@ -60,6 +60,7 @@ class Effects:
                     turn=effect.turn,
                     request_ids=effect.request_ids,
                     budget_s=effect.budget_s,
+                    batching=effect.batching,
                 )
                 self.command(effect.instance_id, command)
             case events.RevokeTurn():

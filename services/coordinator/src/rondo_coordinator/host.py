@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from rondo.bus.protocol import Incoming
 from rondo.bus.sequence import SequenceTracker
+from rondo.journal_writer import JournalWriter
 from rondo.policy import events
 from rondo.policy.events import Event, MacroScheduler
 from rondo.service import logs
@@ -46,6 +47,7 @@ class MacroHost:
     Args:
         dropped: called with the id of an instance that was silent for too long.
         changed: called when the members changed.
+        journal: where decisions are recorded; it belongs to this host.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class MacroHost:
         metrics: CoordinatorMetrics,
         dropped: Callable[[str], None],
         changed: Callable[[], None],
+        journal: JournalWriter | None = None,
     ) -> None:
         self.macro_id = macro_id
         self.epoch = epoch
@@ -65,6 +68,7 @@ class MacroHost:
         self._metrics = metrics
         self._dropped = dropped
         self._changed = changed
+        self._journal = journal
         self._effects = Effects(macro_id, epoch, outbox, metrics)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
         self._rejoin_told_s: dict[str, float] = {}
@@ -76,6 +80,8 @@ class MacroHost:
         self._closed = True
         if self._timer:
             self._timer.cancel()
+        if self._journal:
+            self._journal.close()
 
     @property
     def num_pending(self) -> int:
@@ -208,6 +214,8 @@ class MacroHost:
 
     def _handle(self, event: Event) -> None:
         decision = self._policy.handle(event)
+        if self._journal and self._journal.append(event, decision):
+            self._metrics.journalled.inc()
         for effect in decision.effects:
             self._effects.perform(effect)
         if self._timer:

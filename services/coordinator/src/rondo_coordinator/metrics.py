@@ -28,6 +28,12 @@ class CoordinatorMetrics:
         self.gaps = Counter(
             "rondo_report_gaps", "Gaps in the numbers of instances' reports", registry=registry
         )
+        self.journalled = Counter(
+            "rondo_journal_records", "Decisions recorded in a journal", registry=registry
+        )
+        self.journals_stopped = Counter(
+            "rondo_journals_stopped", "Journals that ended early", ["reason"], registry=registry
+        )
         self._pending = Gauge(
             "rondo_pending_requests", "Requests waiting for admission", registry=registry
         )

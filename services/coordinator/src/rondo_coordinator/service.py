@@ -12,6 +12,7 @@ from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming, KeyUpdate, Subscription
 from rondo.bus.tasks import end_task
 from rondo.errors import PeerError
+from rondo.journal_writer import JournalFolder
 from rondo.policy.events import MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
@@ -25,6 +26,8 @@ log = logging.getLogger("rondo.coordinator")
 SILENCE_CHECK_S = 0.5
 #: A record may come this much later than the first report of its instance.
 STRANGER_S = 2.0
+#: So long a stop waits for the disk to take what the journals hold.
+JOURNAL_TIMEOUT_S = 3.0
 
 
 class CoordinatorService:
@@ -33,6 +36,7 @@ class CoordinatorService:
     Args:
         make_policy: a fresh policy object for a macro-instance.
         instance_timeout_s, lease_s: see CoordinatorSettings.
+        journals: where decisions are recorded; must name the policy that `make_policy` makes.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class CoordinatorService:
         *,
         instance_timeout_s: float,
         lease_s: float,
+        journals: JournalFolder | None = None,
     ) -> None:
         self._bus = bus
         self._id = coordinator_id
@@ -51,6 +56,7 @@ class CoordinatorService:
         self._metrics = metrics
         self._instance_timeout_s = instance_timeout_s
         self._lease_s = lease_s
+        self._journals = journals
         self._outbox = Outbox(bus)
         self._records: dict[str, m.InstanceRecord] = {}
         self._models: dict[str, str] = {}
@@ -83,6 +89,8 @@ class CoordinatorService:
         await asyncio.gather(*self._competing, return_exceptions=True)
         await end_task(*self._tasks)
         await self._outbox.close()
+        if self._journals and not await asyncio.to_thread(self._journals.close, JOURNAL_TIMEOUT_S):
+            logs.warning(log, "journal_cut", waited_s=JOURNAL_TIMEOUT_S)
 
     # What comes in
 
@@ -174,6 +182,7 @@ class CoordinatorService:
             self._metrics,
             lambda instance_id: self._spawn(self._delete_record(instance_id)),
             self._leases[macro_id].touch,
+            self._journals.start(macro_id, epoch) if self._journals else None,
         )
         self._hosts[macro_id] = host
         for record in self._records.values():

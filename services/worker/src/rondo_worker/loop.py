@@ -98,6 +98,7 @@ class EngineLoop:
             num_waiting=scheduler.num_waiting,
             kv=scheduler.occupancy(),
             prefilled=outcome.prefilled if outcome else (),
+            started=outcome.started if outcome else (),
             finished=(*finished, *(outcome.finished if outcome else ())),
             steps=(stat,) if stat else (),
             members=scheduler.members(time.monotonic()) if full else None,
@@ -148,16 +149,10 @@ class EngineLoop:
             return self._fail(plan, error)
         self._failures = 0
         ended_s = time.monotonic()
-        outcome = self._scheduler.commit(plan, tokens, ended_s)
+        outcome = self._scheduler.commit(plan, tokens)
         for finished in outcome.finished:
             self._engine.remove(finished.request_id)
-        stat = StepStat(
-            plan.phase,
-            ended_s - started_s,
-            len(plan.items),
-            sum(item.num_tokens for item in plan.items),
-            outcome.context_tokens,
-        )
+        stat = plan.stat(ended_s - started_s)
         return StepRecord(self.progress(outcome=outcome, stat=stat), outcome=outcome)
 
     def _fail(self, plan: StepPlan, error: EngineError) -> StepRecord:

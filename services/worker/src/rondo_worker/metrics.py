@@ -8,7 +8,7 @@ from rondo.policy.turns import TurnEnd
 from rondo.types import Phase
 from rondo_worker.loop import StepRecord
 
-_PHASES = (Phase.PREFILL, Phase.DECODE)
+_PHASES = (Phase.PREFILL, Phase.DECODE, Phase.FUSED)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 

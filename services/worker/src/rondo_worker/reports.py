@@ -48,7 +48,8 @@ class Reporter:
             self.flush()
             self._emit(self._turn_report(event))
         self._held = _merge(self._held, progress)
-        urgent = progress.prefilled or progress.finished or progress.members is not None
+        changed = bool(progress.prefilled or progress.started or progress.finished)
+        urgent = changed or progress.members is not None
         if urgent or previous is None or previous.phase is not progress.phase:
             self.flush()
         elif self._timer is None:
@@ -109,6 +110,7 @@ def _merge(held: Progress | None, new: Progress) -> Progress:
     return msgspec.structs.replace(
         new,
         prefilled=held.prefilled + new.prefilled,
+        started=held.started + new.started,
         finished=held.finished + new.finished,
         steps=held.steps + new.steps,
     )

@@ -159,8 +159,7 @@ class WorkerService:
         self._reporter.epoch = message.epoch
         match message:
             case m.TurnToken() | m.TurnExtend():
-                turn, ids, budget_s = message.turn, message.request_ids, message.budget_s
-                self._loop.post(lambda s, _: s.grant(turn, ids, budget_s, time.monotonic()))
+                self._grant(message)
             case m.TurnRevoke(turn=turn):
                 self._loop.post(lambda s, _: s.revoke(turn))
             case m.CancelRun(request_id=request_id):
@@ -169,6 +168,13 @@ class WorkerService:
                 self._report_full()
             case m.Rejoin():
                 self._rejoin()
+
+    def _grant(self, token: m.TurnToken | m.TurnExtend) -> None:
+        def grant(scheduler: InstanceScheduler, _: Engine) -> None:
+            now_s = time.monotonic()
+            scheduler.grant(token.turn, token.request_ids, token.budget_s, now_s, token.batching)
+
+        self._loop.post(grant)
 
     def _accept(self, run: m.Run) -> None:
         if not self._streams.open(run.request_id, run.gateway_id):

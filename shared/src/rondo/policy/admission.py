@@ -1,96 +1,73 @@
-"""EcoServe's three admission checks (arXiv 2504.18154, algorithm 1) for one request and instance.
+"""The admission checks of rolling activation, for one request and one instance.
 
-Deviations, each for a hole described in docs/policies.md: the TTFT check bounds the whole turn, so
-that its oldest request reaches decode in time; saved TPOT may be judged by a low quantile instead
-of the mean; memory is reserved for the predicted answer too; a TPOT limit that the instance cannot
-meet even with a single request is replaced by one it can, else nothing would ever be admitted.
+EcoServe's three (arXiv 2504.18154, algorithm 1) are `paper_check`; what Rondo checks is in `padg`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
+from rondo.policy.ledger import blocks_for
+from rondo.policy.slack import SlackTable
 from rondo.policy.view import InstanceView
 from rondo.types import RequestInfo
 
-#: An infeasible TPOT limit is taken as this multiple of a lone request's decode step.
-INFEASIBLE_TPOT_FACTOR = 1.25
+
+class Failed(Enum):
+    """The check that a request did not pass; BUSY: enough prompts wait there already."""
+
+    BUSY = "busy"
+    TTFT = "ttft"
+    TPOT = "tpot"
+    MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether an instance may take a request, with the predicted time until its decode starts."""
 
-    ok: bool
+    failed: Failed | None
     predicted_ttft_s: float
-    reasons: tuple[str, ...]
+    reason: str
 
 
-def is_hopeless(view: InstanceView, request: RequestInfo, at_s: float) -> bool:
-    """Whether even an idle instance of this kind would now miss the request's TTFT limit."""
-    return at_s - request.arrival_s + view.prefill_s([request.prompt_tokens]) > request.slo.ttft_s
+def saved_s(slack: SlackTable, quantile: float | None, steps: int, at_s: float) -> float:
+    """Saved TPOT that a turn may spend: a quantile, or the mean as the paper counts it.
 
-
-def slack_s(view: InstanceView, at_s: float, quantile: float | None) -> float | None:
-    """Saved TPOT over the requests that decoded before the turn: mean, or a quantile.
-
-    None when nothing decodes, so nothing can be harmed.
+    The paper's counts the first token too (`SlackTable` does not).
     """
-    if not view.running:
-        return None
-    saved = []
-    for live in view.running.values():
-        alone_s = view.info.latency.decode_s(1, live.info.prompt_tokens)
-        limit_s = live.info.slo.tpot_s
-        if alone_s > limit_s:
-            limit_s = alone_s * INFEASIBLE_TPOT_FACTOR
-        saved.append(live.saved_s(view.decode_steps, at_s, limit_s))
     if quantile is None:
-        return sum(saved) / len(saved)
-    saved.sort()
-    return saved[int(quantile * (len(saved) - 1))]
+        return slack.mean_s(steps, at_s) + slack.mean_tpot_s
+    return slack.quantile_s(quantile, steps, at_s)
 
 
-def check(
-    view: InstanceView, request: RequestInfo, at_s: float, *, quantile: float | None, late: bool
+def paper_check(
+    view: InstanceView, request: RequestInfo, at_s: float, quantile: float | None
 ) -> Verdict:
-    """The three checks. `late` waives the request's own TTFT limit, which is missed anyway."""
-    prompts = [r.prompt_tokens for r in view.outstanding.values()]
-    turn_s = view.prefill_s([*prompts, request.prompt_tokens])
-    wait_s = view.switch_wait_s() + turn_s
-    ttft_s = at_s - request.arrival_s + wait_s
-    failed = _ttft(view, request, at_s, wait_s, late)
-    failed = failed or _tpot(view, at_s, turn_s, quantile)
-    failed = failed or _memory(view, request)
-    if failed:
-        return Verdict(False, ttft_s, (f"{view.info.instance_id}: {failed}",))
-    return Verdict(True, ttft_s, (f"{view.info.instance_id}: turn of {turn_s:.3f} s fits",))
+    """EcoServe's checks; `quantile` None takes the mean of the saved TPOT, as the paper does.
+
+    Where the paper leaves room, the reading that serves it better was taken: prompts of one turn
+    share steps, and the TTFT check knows how long the request has waited already.
+    """
+    turn_s = view.handed.cost_with(request.prompt_tokens).duration_s
+    ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
+    if ttft_s > request.slo.ttft_s:
+        return Verdict(Failed.TTFT, ttft_s, f"turn of {turn_s:.3f} s")
+    saved = saved_s(view.running.slack, quantile, view.decode_steps, at_s)
+    if saved < turn_s:
+        return Verdict(Failed.TPOT, ttft_s, f"{saved:.3f} s saved, turn of {turn_s:.3f} s")
+    size = view.info.block_size
+    prompts = [*view.outstanding.values(), *view.carry.values(), request]
+    needed = view.blocks.used_blocks + sum(blocks_for(r.prompt_tokens, size) for r in prompts)
+    return with_memory(view, needed, ttft_s, turn_s)
 
 
-def _ttft(
-    view: InstanceView, request: RequestInfo, at_s: float, wait_s: float, late: bool
-) -> str | None:
-    if not late and at_s - request.arrival_s + wait_s > request.slo.ttft_s:
-        return f"ttft: decode would start in {wait_s:.3f} s"
-    mates = [*view.outstanding.values(), *(live.info for live in view.fresh.values())]
-    for mate in mates:
-        deadline_s = mate.arrival_s + mate.slo.ttft_s
-        if at_s < deadline_s < at_s + wait_s:
-            return f"ttft: {mate.request_id} of the same turn has {deadline_s - at_s:.3f} s left"
-    return None
-
-
-def _tpot(view: InstanceView, at_s: float, turn_s: float, quantile: float | None) -> str | None:
-    saved_s = slack_s(view, at_s, quantile)
-    if saved_s is not None and saved_s < turn_s:
-        return f"tpot: {saved_s:.3f} s saved, the turn takes {turn_s:.3f} s"
-    return None
-
-
-def _memory(view: InstanceView, request: RequestInfo) -> str | None:
-    needed = view.blocks_needed() + view.final_blocks(request)
-    if needed > view.info.num_blocks:
-        return f"memory: {needed} blocks needed, {view.info.num_blocks} there"
+def with_memory(view: InstanceView, needed_blocks: int, ttft_s: float, turn_s: float) -> Verdict:
+    """The last check: KV blocks, and a place in the decode batch."""
+    if needed_blocks > view.info.num_blocks:
+        reason = f"{needed_blocks} of {view.info.num_blocks} KV blocks"
+        return Verdict(Failed.MEMORY, ttft_s, reason)
     if view.num_requests >= view.info.max_running:
-        return f"slots: all {view.info.max_running} taken"
-    return None
+        return Verdict(Failed.MEMORY, ttft_s, f"all {view.info.max_running} slots are taken")
+    return Verdict(None, ttft_s, f"turn of {turn_s:.3f} s fits")

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from rondo.types import LatencyModel, Progress, RequestInfo
+from rondo.types import Batching, LatencyModel, Progress, RequestInfo
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,21 +111,23 @@ class Reject(Effect, frozen=True, kw_only=True):
 
 
 class GrantTurn(Effect, frozen=True, kw_only=True):
-    """Send the instance a rotation token."""
+    """Send the instance a rotation token; `batching` says how its steps are filled meanwhile."""
 
     instance_id: str
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
+    batching: Batching
 
 
 class ExtendTurn(Effect, frozen=True, kw_only=True):
-    """Add requests to the turn the instance holds."""
+    """Add requests to the turn the instance holds; `budget_s` is the new total."""
 
     instance_id: str
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
+    batching: Batching
 
 
 class RevokeTurn(Effect, frozen=True, kw_only=True):
@@ -142,6 +144,14 @@ class CancelOn(Effect, frozen=True, kw_only=True):
     request_id: str
 
 
+class MoveKv(Effect, frozen=True, kw_only=True):
+    """Send a prefilled request's KV to another instance, which decodes it."""
+
+    request_id: str
+    source_id: str
+    target_id: str
+
+
 class Observed(Effect, frozen=True, kw_only=True):
     """A prediction met its outcome. `ttft` values come when decode starts, `tpot` at the end."""
 
@@ -153,7 +163,9 @@ class Observed(Effect, frozen=True, kw_only=True):
     actual_tpot_s: float | None = None
 
 
-AnyEffect: TypeAlias = Admit | Reject | GrantTurn | ExtendTurn | RevokeTurn | CancelOn | Observed
+AnyEffect: TypeAlias = (
+    Admit | Reject | GrantTurn | ExtendTurn | RevokeTurn | CancelOn | MoveKv | Observed
+)
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,10 +29,13 @@ class KvLedger:
         """Blocks that nobody owns."""
         return len(self._free)
 
+    def held(self, request_id: str) -> int:
+        """Blocks that the request owns."""
+        return len(self._tables.get(request_id, ()))
+
     def missing(self, request_id: str, num_tokens: int) -> int:
         """Blocks that the request lacks to hold `num_tokens` tokens."""
-        held = len(self._tables.get(request_id, ()))
-        return max(0, blocks_for(num_tokens, self.block_size) - held)
+        return max(0, blocks_for(num_tokens, self.block_size) - self.held(request_id))
 
     def grow(self, request_id: str, num_tokens: int) -> bool:
         """Makes the table cover `num_tokens` tokens, or changes nothing and returns False."""
@@ -41,7 +44,8 @@ class KvLedger:
             return False
         if missing:
             table = self._tables.setdefault(request_id, [])
-            table.extend(self._free.pop() for _ in range(missing))
+            table.extend(reversed(self._free[-missing:]))
+            del self._free[-missing:]
         return True
 
     def table(self, request_id: str) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """What every macro-instance scheduler keeps: instances, the pending queue, who was placed where.
 
-A policy derives from MacroState and implements `decide`, which runs after each event.
+A policy derives from MacroState and implements `_arrived` and `_changed`, which run after each
+event.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ import msgspec
 
 from rondo.errors import InvariantError
 from rondo.policy import events
+from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
-from rondo.policy.view import Changes, InstanceView
+from rondo.policy.pending import PendingQueue
+from rondo.policy.view import InstanceView
 from rondo.types import RequestInfo
+
+#: Budget of a turn that ends when its prompts do.
+UNBOUNDED_S = 3600.0
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,15 +35,39 @@ class MacroState(ABC):
     def __init__(self, queue: QueueSettings) -> None:
         self.queue = queue
         self.views: dict[str, InstanceView] = {}
-        self.pending: dict[str, RequestInfo] = {}
+        self.pending = PendingQueue()
         self.placed: dict[str, events.Admit] = {}
         self._next_rank = 0
         self._effects: list[AnyEffect] = []
         self._reasons: list[str] = []
 
+    # Hooks of a policy
+
     @abstractmethod
-    def decide(self, at_s: float) -> None:
-        """Places what can be placed, calling `effect`, `reason` and `place`."""
+    def _arrived(self, request: RequestInfo, at_s: float) -> None:
+        """A request was put into `pending`."""
+
+    @abstractmethod
+    def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
+        """An instance joined or reported, its turn closed or a request left it."""
+
+    def _finish(self, at_s: float) -> None:  # noqa: B027 - a policy may have nothing to add
+        """All is decided: last effects."""
+
+    def _rank(self, request: RequestInfo) -> float:
+        """Orders the queue: the instant at which the request's TTFT limit ends."""
+        return request.arrival_s + request.slo.ttft_s
+
+    def _alone_s(self, request: RequestInfo) -> float:
+        """Predicted prefill time on an idle instance, the fastest of them."""
+        tokens = request.prompt_tokens
+        return min((view.alone_s(tokens) for view in self.views.values()), default=0.0)
+
+    def retry_after_s(self) -> float:
+        """What a refusal because of load says: the time until the queue is prefilled."""
+        return max(1.0, self.pending.work_s / max(1, len(self.views)))
+
+    # As MacroScheduler
 
     @property
     def num_pending(self) -> int:
@@ -47,19 +77,18 @@ class MacroState(ABC):
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
         self._effects, self._reasons = [], []
-        self._take(event)
         self._expire(event.at_s)
-        self.decide(event.at_s)
-        wake_at_s = min(
-            (r.arrival_s + self.queue.max_wait_s for r in self.pending.values()), default=None
-        )
+        self._take(event)
+        self._finish(event.at_s)
         return Decision(
-            effects=tuple(self._effects), wake_at_s=wake_at_s, reasons=tuple(self._reasons)
+            effects=tuple(self._effects),
+            wake_at_s=self._wake_at_s(),
+            reasons=tuple(self._reasons),
         )
 
     def check_invariants(self) -> None:
         """Raises InvariantError when a request is in two places."""
-        seen = list(self.pending)
+        seen = [request.request_id for request in self.pending]
         for view in self.views.values():
             for group in (view.outstanding, view.fresh, view.running, view.carry):
                 seen.extend(group)
@@ -78,89 +107,15 @@ class MacroState(ABC):
 
     def place(self, admit: events.Admit) -> None:
         """Moves a pending request to the instance it was admitted to."""
-        del self.pending[admit.request_id]
+        self.pending.pop(admit.request_id)
         self.placed[admit.request_id] = admit
         self.effect(admit)
 
-    def drain_s(self) -> float:
-        """Predicted time until the pending queue is prefilled; what Retry-After says."""
-        if not self.views:
-            return 1.0
-        view = next(iter(self.views.values()))
-        work_s = view.prefill_s(request.prompt_tokens for request in self.pending.values())
-        return max(1.0, work_s / len(self.views))
-
-    @staticmethod
-    def fits(view: InstanceView, request: RequestInfo) -> bool:
-        """Whether the instance could ever hold the request."""
-        total = request.prompt_tokens + request.max_tokens
-        return total <= min(view.info.max_model_len, view.info.num_blocks * view.info.block_size)
-
-    # Events
-
-    def _take(self, event: Event) -> None:
-        match event:
-            case events.RequestArrived():
-                self._arrive(event.request)
-            case events.RequestCancelled():
-                self._cancel(event.request_id)
-            case events.InstanceJoined():
-                instance_id = event.instance.instance_id
-                self._leave(instance_id)
-                view = InstanceView(event.instance, self._next_rank)
-                self.views[instance_id] = view
-                self._next_rank += 1
-                self._observe(view, view.take(event.progress, event.at_s))
-            case events.InstanceLeft():
-                self._leave(event.instance_id)
-            case events.InstanceReported():
-                if known := self.views.get(event.instance_id):
-                    self._observe(known, known.take(event.progress, event.at_s))
-            case events.TurnClosed():
-                if known := self.views.get(event.instance_id):
-                    self._observe(known, known.close_turn(event))
-            case events.Tick():
-                pass
-
-    def _arrive(self, request: RequestInfo) -> None:
-        if admitted := self.placed.get(request.request_id):
-            self.effect(admitted)  # the gateway missed the answer
-        elif request.request_id in self.pending:
-            pass
-        elif self.views and not any(self.fits(view, request) for view in self.views.values()):
-            total = request.prompt_tokens + request.max_tokens
-            self._reject(request, "too_long", f"no instance can hold {total} tokens", None)
-        elif len(self.pending) >= self.queue.max_pending:
-            waiting = f"{len(self.pending)} requests are waiting"
-            self._reject(request, "queue_full", waiting, self.drain_s())
-        else:
-            self.pending[request.request_id] = request
-
-    def _cancel(self, request_id: str) -> None:
-        self.pending.pop(request_id, None)
-        if admitted := self.placed.pop(request_id, None):
-            if view := self.views.get(admitted.instance_id):
-                view.forget(request_id)
-            self.effect(events.CancelOn(instance_id=admitted.instance_id, request_id=request_id))
-
-    def _leave(self, instance_id: str) -> None:
-        if self.views.pop(instance_id, None):
-            self.placed = {r: a for r, a in self.placed.items() if a.instance_id != instance_id}
-
-    def _expire(self, at_s: float) -> None:
-        max_wait_s = self.queue.max_wait_s
-        for request in [r for r in self.pending.values() if at_s - r.arrival_s >= max_wait_s]:
-            del self.pending[request.request_id]
-            if self.views:
-                detail = f"waited {max_wait_s:g} s for capacity"
-                self._reject(request, "overloaded", detail, self.drain_s())
-            else:
-                detail = f"waited {max_wait_s:g} s for an instance"
-                self._reject(request, "no_instances", detail, 1.0)
-
-    def _reject(
+    def refuse(
         self, request: RequestInfo, reason: str, detail: str, retry_after_s: float | None
     ) -> None:
+        """Takes a request out of the queue and refuses it."""
+        self.pending.pop(request.request_id)
         self.effect(
             events.Reject(
                 request_id=request.request_id,
@@ -170,17 +125,90 @@ class MacroState(ABC):
             )
         )
 
-    def _observe(self, view: InstanceView, changes: Changes) -> None:
-        """Compares predictions with what became of them."""
+    @staticmethod
+    def fits(view: InstanceView, request: RequestInfo) -> bool:
+        """Whether the instance could ever hold the request."""
+        total = request.prompt_tokens + request.max_tokens
+        return total <= min(view.info.max_model_len, view.info.num_blocks * view.info.block_size)
+
+    def _wake_at_s(self) -> float | None:
+        oldest = self.pending.oldest()
+        return None if oldest is None else oldest.arrival_s + self.queue.max_wait_s
+
+    # Events
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case events.RequestArrived():
+                self._arrive(event.request, event.at_s)
+            case events.InstanceReported():
+                if known := self.views.get(event.instance_id):
+                    self._observe(known, known.take(event.progress, event.at_s), event.at_s)
+            case events.TurnClosed():
+                if known := self.views.get(event.instance_id):
+                    self._observe(known, known.close_turn(event), event.at_s)
+            case events.RequestCancelled():
+                self._cancel(event.request_id, event.at_s)
+            case events.InstanceJoined():
+                instance_id = event.instance.instance_id
+                self._leave(instance_id)
+                view = InstanceView(event.instance, self._next_rank)
+                self.views[instance_id] = view
+                self._next_rank += 1
+                self._observe(view, view.take(event.progress, event.at_s), event.at_s)
+            case events.InstanceLeft():
+                self._leave(event.instance_id)
+            case events.Tick():
+                pass
+
+    def _arrive(self, request: RequestInfo, at_s: float) -> None:
+        if admitted := self.placed.get(request.request_id):
+            self.effect(admitted)  # the gateway missed the answer
+        elif request.request_id in self.pending:
+            pass
+        elif self.views and not any(self.fits(view, request) for view in self.views.values()):
+            total = request.prompt_tokens + request.max_tokens
+            self.refuse(request, "too_long", f"no instance can hold {total} tokens", None)
+        elif len(self.pending) >= self.queue.max_pending:
+            waiting = f"{len(self.pending)} requests are waiting"
+            self.refuse(request, "queue_full", waiting, self.retry_after_s())
+        else:
+            self.pending.add(request, self._rank(request), self._alone_s(request))
+            self._arrived(request, at_s)
+
+    def _cancel(self, request_id: str, at_s: float) -> None:
+        self.pending.pop(request_id)
+        if admitted := self.placed.pop(request_id, None):
+            self.effect(events.CancelOn(instance_id=admitted.instance_id, request_id=request_id))
+            if view := self.views.get(admitted.instance_id):
+                view.forget(request_id)
+                self._changed(view, Changes(gone=[request_id]), at_s)
+
+    def _leave(self, instance_id: str) -> None:
+        if self.views.pop(instance_id, None):
+            self.placed = {r: a for r, a in self.placed.items() if a.instance_id != instance_id}
+
+    def _expire(self, at_s: float) -> None:
+        max_wait_s = self.queue.max_wait_s
+        while (request := self.pending.oldest()) and at_s >= request.arrival_s + max_wait_s:
+            if self.views:
+                detail = f"waited {max_wait_s:g} s for capacity"
+                self.refuse(request, "overloaded", detail, self.retry_after_s())
+            else:
+                detail = f"waited {max_wait_s:g} s for an instance"
+                self.refuse(request, "no_instances", detail, 1.0)
+
+    def _observe(self, view: InstanceView, changes: Changes, at_s: float) -> None:
+        """Compares predictions with what became of them, and lets the policy act."""
         instance_id = view.info.instance_id
-        for start in changes.started:
-            if admitted := self.placed.get(start.request_id):
+        for begun in changes.begun:
+            if admitted := self.placed.get(begun.request_id):
                 self.effect(
                     events.Observed(
-                        request_id=start.request_id,
+                        request_id=begun.request_id,
                         instance_id=instance_id,
                         predicted_ttft_s=admitted.predicted_ttft_s,
-                        actual_ttft_s=start.ttft_s,
+                        actual_ttft_s=begun.ttft_s,
                     )
                 )
         for end in changes.ended:
@@ -195,3 +223,4 @@ class MacroState(ABC):
                 )
         for request_id in changes.gone:
             self.placed.pop(request_id, None)
+        self._changed(view, changes, at_s)

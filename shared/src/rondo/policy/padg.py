@@ -1,156 +1,214 @@
-"""Macro-instance scheduler after EcoServe (arXiv 2504.18154, algorithm 1): rolling activation.
+"""Rondo's macro-instance scheduler: rolling activation with prefill steps sized by the SLO.
 
-A request goes to the instance that took the last one while the checks of `admission` hold, else to
-the next in cyclic order; where all fail it stays pending and is tried again on every event.
-Deviations: pending requests that cannot meet their TTFT any more come after those that can and go
-where their decode starts soonest, and the queue is bounded in length and time. Ties go by order of
-arrival and rank.
+After EcoServe (arXiv 2504.18154), and beyond it where that measured better (docs/policies.md):
+
+* Prompts are prefilled in fused steps, a chunk of prompt beside every request that decodes, and a
+  step takes no longer than the tightest TPOT limit. So no request is ever paused for another's
+  prompt; an instance where nothing decodes prefills whole prompts.
+* Requests wait in one queue, the one that has to start first in front, and go to the instance with
+  the least prefill before it, once that is less than `horizon_s`.
+* A request that cannot meet its TTFT limit any more, or would not by the time its turn came, is
+  refused at once with the time after which the queue will be short enough. One that even an idle
+  instance would miss is served late instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
-from rondo.policy import admission, events
-from rondo.policy.macro import MacroState, QueueSettings
+from rondo.errors import ConfigError
+from rondo.policy import admission
+from rondo.policy.admission import Failed, Verdict
+from rondo.policy.changes import Changes
+from rondo.policy.drain import DrainRate
+from rondo.policy.events import Admit
+from rondo.policy.macro import QueueSettings
+from rondo.policy.rolling import RollingScheduler
 from rondo.policy.view import InstanceView
-from rondo.types import Phase, RequestInfo
+from rondo.types import Batching, BatchKind, RequestInfo
 
-#: Pending requests tried on one event; bounds the cost of a decision under overload.
-TRIES_PER_EVENT = 64
-#: A turn may take this much longer than predicted before decode takes over again.
-BUDGET_FACTOR = 1.5
+#: Chunks are multiples of this.
+CHUNK_TOKENS = 16
+#: When the first of the queue has less than this share of its TTFT limit left, steps may spend the
+#: saved TPOT that all but `SLACK_QUANTILE` of the requests have, over `SPREAD_STEPS` steps.
+PRESSED_SHARE = 0.5
+SLACK_QUANTILE = 0.1
+SPREAD_STEPS = 32
+#: Pending requests looked at for a start that is too late already; the first have to start first.
+OVERDUE_TRIES = 32
+#: A newcomer is refused when its predicted wait is more than this share of what it can wait.
+PATIENCE = 0.9
+#: A request that even an idle instance would miss waits behind those that have this many of its
+#: TTFT limits left, and so moves to the front as it ages.
+LATE_FACTOR = 2.0
 
 
-@dataclass(slots=True)
-class _Grant:
-    """Requests to hand to one instance with this decision."""
+class PadgSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Knobs; the defaults are what measured best (docs/policies.md).
 
-    opens: bool
-    request_ids: list[str] = field(default_factory=list)
-
-
-class PadgScheduler(MacroState):
-    """Implements MacroScheduler.
-
-    Args:
-        slack_quantile: which quantile of the saved TPOT must cover a turn; None takes the mean, as
-            the paper does. queue: bounds of the pending queue.
+    tpot_share: share of the tightest TPOT limit that a fused step is planned to take; what is left
+    covers prediction errors. horizon_s: an instance with more prefill than this before it takes no
+    further request. shed: refuse early what will not be served in time.
     """
 
+    tpot_share: float = 0.99
+    horizon_s: float = 0.5
+    shed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tpot_share <= 1:
+            raise ConfigError("tpot_share", f"{self.tpot_share} is not above 0 and at most 1")
+        if not self.horizon_s > 0:
+            raise ConfigError("horizon_s", f"{self.horizon_s} is not above 0")
+
+
+class PadgScheduler(RollingScheduler):
+    """Implements MacroScheduler."""
+
     def __init__(
-        self, *, slack_quantile: float | None = 0.1, queue: QueueSettings | None = None
+        self, *, settings: PadgSettings | None = None, queue: QueueSettings | None = None
     ) -> None:
         super().__init__(queue or QueueSettings())
-        if slack_quantile is not None and not 0 <= slack_quantile <= 1:
-            raise ValueError(f"slack_quantile: {slack_quantile} is not between 0 and 1")
-        self.slack_quantile = slack_quantile
-        self._current = 0  # rank of the instance that took the last request
-        self._grants: dict[str, _Grant] = {}
+        self.settings = settings or PadgSettings()
+        self._drain = DrainRate()
 
-    def decide(self, at_s: float) -> None:
-        """Takes finished turns back, grants leftovers, admits, and sends tokens."""
-        self._grants = {}
-        for view in self.views.values():
-            self._take_back(view)
-            self._regrant(view, at_s)
-        if self.views and self.pending:
-            self._admit_pending(at_s)
-        for instance_id, grant in self._grants.items():
-            self._send(self.views[instance_id], grant, at_s)
+    # Hooks
 
-    def _take_back(self, view: InstanceView) -> None:
-        busy = view.outstanding or view.fresh or view.phase is Phase.PREFILL
-        if view.turn_open and not busy:
-            view.turn_open = False
-            self.effect(events.RevokeTurn(instance_id=view.info.instance_id, turn=view.turn))
+    def _arrived(self, request: RequestInfo, at_s: float) -> None:
+        super()._arrived(request, at_s)
+        if self.settings.shed and request.request_id in self.pending and self.views:
+            self._refuse_if_hopeless(request, at_s)
+        self._watch(at_s)
 
-    def _regrant(self, view: InstanceView, at_s: float) -> None:
-        """Sends lost grants again; grants what an earlier turn left, once it has been paid for."""
-        if lost := view.resend(at_s):
-            self._grants[view.info.instance_id] = _Grant(opens=True, request_ids=lost)
-        if not view.carry or view.outstanding:
+    def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
+        super()._changed(view, changes, at_s)
+        self._watch(at_s)
+
+    def place(self, admit: Admit) -> None:
+        """As MacroState.place, and notes how fast the queue is worked off."""
+        if len(self.pending) > 1 or admit.reasons[0].startswith("was pending"):
+            self._drain.admitted(self.pending.work_of(admit.request_id), len(self.views))
+        super().place(admit)
+
+    def retry_after_s(self) -> float:
+        """Predicted time until what is pending is admitted."""
+        return max(1.0, self._drain.wait_s(self.pending.work_s, len(self.views)))
+
+    # Which instance
+
+    def _order(self, request: RequestInfo) -> list[InstanceView]:
+        return sorted(self.views.values(), key=_load)
+
+    def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
+        batching = self._sized(view, request, at_s)
+        num_riders = len(view.running) + len(view.fresh)
+        if batching.tokens <= num_riders and num_riders:
+            return Verdict(Failed.TPOT, 0.0, f"{num_riders} decodes leave no time for a prompt")
+        forecast = view.forecast(batching)
+        queued_s = forecast.cost().duration_s if view.outstanding else 0.0
+        if queued_s > self.settings.horizon_s:
+            return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
+        turn_s = forecast.cost_with(request.prompt_tokens).duration_s
+        ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
+        if ttft_s > request.slo.ttft_s and not self._is_late(request):
+            return Verdict(Failed.TTFT, ttft_s, f"decode would start {ttft_s:.3f} s after arrival")
+        needed = view.blocks.needed() + view.blocks.final(request)
+        return admission.with_memory(view, needed, ttft_s, turn_s)
+
+    # Which step
+
+    def _batching(self, view: InstanceView, at_s: float) -> Batching:
+        return self._sized(view, None, at_s)
+
+    def _sized(self, view: InstanceView, request: RequestInfo | None, at_s: float) -> Batching:
+        """The largest step that the TPOT limits of all concerned allow, with `request` or without.
+
+        Its budget counts decodes too, so it goes on to hold when requests begin or end to decode.
+        """
+        num_riders = len(view.running) + len(view.fresh)
+        if not num_riders:
+            return Batching()
+        longest, limit_s = view.tightest()
+        if request is not None:
+            longest = max(longest, request.prompt_tokens)
+            limit_s = min(limit_s, view.feasible_tpot_s(request))
+        limit_s *= self.settings.tpot_share
+        if self._pressed(at_s):
+            saved_s = view.running.slack.quantile_s(SLACK_QUANTILE, view.decode_steps, at_s)
+            if 0 < saved_s < float("inf"):
+                limit_s += saved_s / SPREAD_STEPS
+        tokens = self._chunk_tokens(view, longest, num_riders, limit_s)
+        return Batching(kind=BatchKind.CHUNKED, tokens=tokens + num_riders)
+
+    def _pressed(self, at_s: float) -> bool:
+        """Whether the first of the queue has little time left to start."""
+        for first in self.pending.first(1):
+            left_s = self.pending.rank_of(first.request_id) - at_s
+            return left_s < PRESSED_SHARE * first.slo.ttft_s
+        return False
+
+    @staticmethod
+    def _chunk_tokens(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
+        """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
+        step_s, context = view.info.latency.step_s, view.context_tokens()
+        low, high = 0, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
+        while low < high:
+            middle = (low + high + 1) // 2
+            tokens = middle * CHUNK_TOKENS
+            # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
+            if step_s(tokens, 2 * tokens * longest, num_riders, context) <= limit_s:
+                low = middle
+            else:
+                high = middle - 1
+        return low * CHUNK_TOKENS
+
+    # Which requests not
+
+    def _rank(self, request: RequestInfo) -> float:
+        alone_s = self._alone_s(request)
+        if alone_s > request.slo.ttft_s:
+            return request.arrival_s + LATE_FACTOR * request.slo.ttft_s
+        return request.arrival_s + request.slo.ttft_s - alone_s
+
+    def _is_late(self, request: RequestInfo) -> bool:
+        """Whether even an idle instance would have missed its TTFT limit, or none was there."""
+        alone_s = self.pending.work_of(request.request_id)
+        return alone_s == 0 or alone_s > request.slo.ttft_s
+
+    def _watch(self, at_s: float) -> None:
+        self._drain.watch(at_s, waiting=len(self.pending) > 0)
+
+    def _refuse_if_hopeless(self, request: RequestInfo, at_s: float) -> None:
+        """Refuses a newcomer that would reach an instance too late."""
+        work_s = self.pending.work_before(request.request_id)
+        wait_s = self._drain.wait_s(work_s, len(self.views))
+        left_s = self.pending.rank_of(request.request_id) - at_s
+        late_s = wait_s - PATIENCE * left_s
+        if late_s > 0 and not self._is_late(request):
+            detail = f"about {wait_s:.1f} s to wait, it has {left_s:.1f} s"
+            self.refuse(request, "overloaded", detail, max(1.0, late_s))
+
+    def _expire(self, at_s: float) -> None:
+        super()._expire(at_s)
+        if not self.settings.shed or not self.views:
             return
-        turn_s = view.prefill_s(request.prompt_tokens for request in view.carry.values())
-        saved_s = admission.slack_s(view, at_s, self.slack_quantile)
-        rested = at_s - view.closed_s >= view.last_turn_s
-        if saved_s is None or saved_s >= turn_s or rested:
-            self._grant(view, list(view.carry.values()), at_s)
+        for request in self.pending.first(OVERDUE_TRIES):
+            if self.pending.rank_of(request.request_id) > at_s:
+                return
+            if not self._is_late(request):
+                detail = "no instance can meet its TTFT limit any more"
+                self.refuse(request, "overloaded", detail, self.retry_after_s())
 
-    def _ring(self) -> list[InstanceView]:
-        """Instances in cyclic order, from the one that took the last request."""
-        views = list(self.views.values())
-        start = next((i for i, view in enumerate(views) if view.rank >= self._current), 0)
-        return views[start:] + views[:start]
+    def _wake_at_s(self) -> float | None:
+        wake_at_s = super()._wake_at_s()
+        if wake_at_s is None or not self.settings.shed or not self.views:
+            return wake_at_s
+        for request in self.pending.first(OVERDUE_TRIES):
+            if not self._is_late(request):
+                return min(wake_at_s, self.pending.rank_of(request.request_id))
+        return wake_at_s
 
-    def _admit_pending(self, at_s: float) -> None:
-        views = list(self.views.values())
-        on_time: list[RequestInfo] = []
-        late: list[RequestInfo] = []
-        for request in self.pending.values():
-            hopeless = all(admission.is_hopeless(view, request, at_s) for view in views)
-            (late if hopeless else on_time).append(request)
-        for request in [*on_time, *late][:TRIES_PER_EVENT]:
-            self._try_admit(request, at_s, late=request in late)
 
-    def _try_admit(self, request: RequestInfo, at_s: float, late: bool) -> None:
-        """The first instance of the ring whose checks pass; for a late request the soonest one."""
-        refusals: list[str] = []
-        best: tuple[InstanceView, admission.Verdict] | None = None
-        for view in self._ring():
-            if not self.fits(view, request):
-                continue
-            verdict = admission.check(view, request, at_s, quantile=self.slack_quantile, late=late)
-            if not verdict.ok:
-                refusals.extend(verdict.reasons)
-            elif best is None or verdict.predicted_ttft_s < best[1].predicted_ttft_s:
-                best = view, verdict
-                if not late:
-                    break
-        if best is None:
-            self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
-        else:
-            self._admit(best[0], request, at_s, best[1], (*refusals, *best[1].reasons))
-
-    def _admit(
-        self,
-        view: InstanceView,
-        request: RequestInfo,
-        at_s: float,
-        verdict: admission.Verdict,
-        reasons: tuple[str, ...],
-    ) -> None:
-        self._current = view.rank
-        self._grant(view, [request], at_s)
-        prompts = sum(r.prompt_tokens for r in view.outstanding.values())
-        tpot_s = view.info.latency.decode_s(view.num_requests, view.context_tokens() + prompts)
-        self.place(
-            events.Admit(
-                request_id=request.request_id,
-                instance_id=view.info.instance_id,
-                turn=view.turn,
-                predicted_ttft_s=verdict.predicted_ttft_s,
-                predicted_tpot_s=tpot_s,
-                reasons=reasons,
-            )
-        )
-
-    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
-        opens = view.grant(requests, at_s)
-        grant = self._grants.setdefault(view.info.instance_id, _Grant(opens))
-        grant.request_ids.extend(request.request_id for request in requests)
-
-    def _send(self, view: InstanceView, grant: _Grant, at_s: float) -> None:
-        """One token or extension an instance and decision, with the time the turn may take."""
-        turn_s = view.prefill_s(request.prompt_tokens for request in view.outstanding.values())
-        saved_s = admission.slack_s(view, at_s, self.slack_quantile)
-        elapsed_s = at_s - view.turn_opened_s
-        kind = events.GrantTurn if grant.opens else events.ExtendTurn
-        self.effect(
-            kind(
-                instance_id=view.info.instance_id,
-                turn=view.turn,
-                request_ids=tuple(grant.request_ids),
-                budget_s=elapsed_s + max(turn_s * BUDGET_FACTOR, saved_s or 0.0),
-            )
-        )
+def _load(view: InstanceView) -> tuple[int, int]:
+    """Prompt tokens that wait there, then requests."""
+    return view.outstanding_tokens, view.num_requests

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rondo.types import Finished, FinishReason, Phase, Slo
+from rondo.policy.ledger import blocks_for
+from rondo.types import Finished, FinishReason, Phase, Slo, Started, StepStat
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,81 @@ class PlanItem:
     blocks: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+def _no_decodes() -> Sequence[PlanItem]:
+    return ()
+
+
+@dataclass(slots=True, eq=False)
 class StepPlan:
-    """One engine step. In a DECODE step each item has one token."""
+    """One engine step: prompt chunks (PREFILL), one token each for all that decode (DECODE), or
+    both in one pass (FUSED).
+
+    Decodes are listed on demand, because a simulator needs only their number and the sum of their
+    cached tokens. Valid until the step is committed.
+    """
 
     phase: Phase
-    items: tuple[PlanItem, ...]
+    chunks: Sequence[PlanItem] = ()
+    num_decodes: int = 0
+    context_tokens: int = 0
+    list_decodes: Callable[[], Sequence[PlanItem]] = _no_decodes
+    _decodes: Sequence[PlanItem] | None = None
+
+    @property
+    def decodes(self) -> Sequence[PlanItem]:
+        """One item of one token for each sequence that decodes."""
+        if self._decodes is None:
+            self._decodes = self.list_decodes()
+        return self._decodes
+
+    @property
+    def items(self) -> Sequence[PlanItem]:
+        """Everything the step computes: chunks, then decodes."""
+        return [*self.chunks, *self.decodes]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all chunks."""
+        return sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def pairs(self) -> int:
+        """Sum of n (n + 2 ctx) over the chunks; see LatencyModel."""
+        return sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in self.chunks)
+
+    def stat(self, duration_s: float) -> StepStat:
+        """The step as reports name it, with how long it took."""
+        prompt_tokens = self.prompt_tokens
+        return StepStat(
+            self.phase,
+            duration_s,
+            len(self.chunks) + self.num_decodes,
+            prompt_tokens + self.num_decodes,
+            prompt_tokens,
+            self.pairs,
+            self.num_decodes,
+            self.context_tokens,
+        )
+
+
+def plan_of(phase: Phase, items: Iterable[PlanItem]) -> StepPlan:
+    """A plan of one phase from its items; for calibration and tests."""
+    listed = tuple(items)
+    if phase is Phase.PREFILL:
+        return StepPlan(phase, listed)
+    context = sum(item.start for item in listed)
+    return StepPlan(phase, (), len(listed), context, lambda: listed)
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request on this instance. `cached` counts tokens whose KV is in the pool."""
+    """A request on this instance.
+
+    `tokens_out` and `cached` (tokens whose KV is in the pool) stand still while it decodes: the
+    decode batch counts for all its sequences at once (`DecodeBatch`). `order` is that of arrival;
+    `base_step` is the step count at which it joined the batch, None outside it; `end_step` the
+    one at which it reaches `max_tokens`.
+    """
 
     request_id: str
     prompt_tokens: int
@@ -45,16 +110,19 @@ class Job:
     tokens_out: int = 0
     cached: int = 0
     decode_start_s: float | None = None
+    base_step: int | None = None
+    end_step: int = 0
+    num_preempted: int = 0
 
     @property
     def known(self) -> int:
         """Tokens that exist: the prompt and the answer so far."""
         return self.prompt_tokens + self.tokens_out
 
-    def final_tokens(self) -> int:
-        """Tokens it is expected to have at its end."""
-        answer = min(self.max_tokens, max(self.predicted_tokens, self.tokens_out + 1))
-        return self.prompt_tokens + answer
+    def final_blocks(self, block_size: int) -> int:
+        """Blocks it is expected to own at its end."""
+        answer = min(self.max_tokens, self.predicted_tokens)
+        return blocks_for(self.prompt_tokens + answer, block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +137,9 @@ class NewToken:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What a committed step changed."""
+    """What a committed step changed. `tokens` is empty where the caller gave none."""
 
     tokens: tuple[NewToken, ...]
     prefilled: tuple[str, ...]
+    started: tuple[Started, ...]
     finished: tuple[Finished, ...]
-    context_tokens: int

@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
+from rondo.policy.changes import Begun, Changes, Ended, spent_since
 from rondo.policy.events import InstanceInfo, TurnClosed
-from rondo.policy.ledger import blocks_for
-from rondo.types import Chunk, Finished, Phase, Progress, RequestInfo, RequestProgress
+from rondo.policy.forecast import Forecast
+from rondo.policy.placed import PlacedBlocks
+from rondo.policy.running import LiveRequest, RunningSet, info_of
+from rondo.types import (
+    Batching,
+    BatchKind,
+    Finished,
+    Phase,
+    Progress,
+    RequestInfo,
+    RequestProgress,
+)
 
 #: A granted request that the instance never names is given up after this time.
 GRANT_TIMEOUT_S = 10.0
 #: A grant that a full report does not show is sent again after this time.
 GRANT_RESEND_S = 1.0
-
-
-@dataclass(slots=True)
-class LiveRequest:
-    """A prefilled request. Its answer has one token more than decode steps since `base_step`."""
-
-    info: RequestInfo
-    base_step: int
-    decode_start_s: float | None = None
-
-    def tokens_out(self, decode_steps: int) -> int:
-        """Tokens of the answer after the instance's `decode_steps`-th decode step."""
-        return 1 + decode_steps - self.base_step
-
-    def saved_s(self, decode_steps: int, at_s: float, tpot_s: float) -> float:
-        """Saved TPOT (EcoServe, algorithm 1): how far the answer is ahead of its limit."""
-        start_s = at_s if self.decode_start_s is None else self.decode_start_s
-        return self.tokens_out(decode_steps) * tpot_s - (at_s - start_s)
-
-
-@dataclass(slots=True)
-class Started:
-    """A request whose decode began, for comparing predictions."""
-
-    request_id: str
-    ttft_s: float
-
-
-@dataclass(slots=True)
-class Ended:
-    """A request that finished; `tpot_s` is None where it had a single token."""
-
-    request_id: str
-    tpot_s: float | None
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a report changed."""
-
-    started: list[Started] = field(default_factory=list)
-    ended: list[Ended] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    """Requests that a full report does not name any more."""
+#: A TPOT limit that even a lone request would miss is taken as this multiple of its decode step, so
+#: that requests are batched all the same.
+INFEASIBLE_TPOT_FACTOR = 4.0
+#: Prompt tokens that a chunked step takes at least, however many sequences decode.
+LEAST_CHUNK_TOKENS = 16
 
 
 class InstanceView:
@@ -68,70 +39,73 @@ class InstanceView:
         self.turn = 0
         self.turn_open = False
         self.turn_opened_s = 0.0
-        self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
+        self.batching = Batching()  # of the last grant
         self.lost_grants: list[str] = []  # outstanding, but the instance knows of no grant
         self.closed_s = 0.0
         self.last_turn_s = 0.0
         self.decode_steps = 0
         self.phase = Phase.IDLE
         self.outstanding: dict[str, RequestInfo] = {}  # granted, not yet prefilled
-        self.fresh: dict[str, LiveRequest] = {}  # prefilled, decode not resumed yet
-        self.running: dict[str, LiveRequest] = {}
+        self.fresh: dict[str, LiveRequest] = {}  # prefilled, decode not begun yet
+        self.running = RunningSet()
         self.carry: dict[str, RequestInfo] = {}  # on the instance, but without a grant
+        self.handed = Forecast(info.latency, info.max_prefill_tokens)  # since decode resumed last
+        self.blocks = PlacedBlocks(info.block_size)
+        self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
+        self._ahead = 0  # prompt tokens computed of prompts that are not complete
+        self._forecasts: dict[Batching, Forecast] = {}
 
     # Questions
-
-    def live(self) -> Iterator[LiveRequest]:
-        """Prefilled requests."""
-        yield from self.running.values()
-        yield from self.fresh.values()
 
     @property
     def num_requests(self) -> int:
         """Everything placed here."""
         return len(self.outstanding) + len(self.fresh) + len(self.running) + len(self.carry)
 
-    def blocks_needed(self) -> int:
-        """KV blocks of everything placed here when it ends as predicted."""
-        size = self.info.block_size
-        total = sum(self.final_blocks(r) for r in self.outstanding.values())
-        total += sum(self.final_blocks(r) for r in self.carry.values())
-        for live in self.live():
-            out = max(live.info.predicted_tokens, live.tokens_out(self.decode_steps) + 1)
-            total += blocks_for(live.info.prompt_tokens + min(out, live.info.max_tokens), size)
-        return total
-
-    def final_blocks(self, request: RequestInfo) -> int:
-        """KV blocks of a request at its predicted end."""
-        answer = min(request.predicted_tokens, request.max_tokens)
-        return blocks_for(request.prompt_tokens + answer, self.info.block_size)
+    @property
+    def outstanding_tokens(self) -> int:
+        """Prompt tokens that are granted and not computed yet."""
+        return sum(r.prompt_tokens for r in self.outstanding.values()) - self._ahead
 
     def context_tokens(self) -> int:
         """Tokens in the KV cache of the requests that decode."""
-        return sum(
-            live.info.prompt_tokens + live.tokens_out(self.decode_steps) for live in self.live()
-        )
+        return self.running.context_tokens(self.decode_steps)
 
-    def prefill_s(self, prompts: Iterable[int]) -> float:
-        """Predicted time to prefill prompts of these lengths, packed into steps in order."""
-        limit = self.info.max_prefill_tokens
-        total_s, step, room = 0.0, [], limit
-        for tokens in prompts:
-            context = 0
-            while tokens > 0:
-                count = min(tokens, room)
-                step.append(Chunk(count, context))
-                tokens, context, room = tokens - count, context + count, room - count
-                if room == 0:
-                    total_s += self.info.latency.prefill_s(step)
-                    step, room = [], limit
-        return total_s + self.info.latency.prefill_s(step)
+    def forecast(self, batching: Batching) -> Forecast:
+        """What is left of the turn, if its steps are filled in this way."""
+        known = self._forecasts.get(batching)
+        if known is None:
+            known = self._forecasts[batching] = self._build_forecast(batching)
+        return known
+
+    def alone_s(self, prompt_tokens: int) -> float:
+        """Predicted prefill time of one prompt on this instance, were it idle."""
+        forecast = Forecast(self.info.latency, self.info.max_prefill_tokens)
+        return forecast.cost_with(prompt_tokens).duration_s
+
+    def tightest(self) -> tuple[int, float]:
+        """The longest prompt that waits here, and the least TPOT limit of all that are here."""
+        waiting = self.outstanding.values()
+        longest = max((request.prompt_tokens for request in waiting), default=0)
+        limits = [self.feasible_tpot_s(request) for request in waiting]
+        limits += [live.tpot_s for live in self.fresh.values()]
+        return longest, min([self.running.slack.least_tpot_s, *limits])
+
+    def feasible_tpot_s(self, request: RequestInfo) -> float:
+        """Its TPOT limit, or one that a lone request can meet here."""
+        alone_s = self.info.latency.step_s(0, 0, 1, request.prompt_tokens)
+        limit_s = request.slo.tpot_s
+        return limit_s if alone_s <= limit_s else alone_s * INFEASIBLE_TPOT_FACTOR
 
     def switch_wait_s(self) -> float:
         """Predicted wait for the current decode step before a prefill can start (at most)."""
-        if self.turn_open and self.phase is Phase.PREFILL:
+        if self.turn_open and self.phase in (Phase.PREFILL, Phase.FUSED):
             return 0.0
-        return self.info.latency.decode_s(len(self.running), self.context_tokens())
+        return self.decode_step_s()
+
+    def decode_step_s(self) -> float:
+        """Predicted time of a decode step now; 0 when nothing decodes."""
+        return self.info.latency.step_s(0, 0, len(self.running), self.context_tokens())
 
     # Changes
 
@@ -149,40 +123,53 @@ class InstanceView:
             self.turn_open = True
             self.turn_opened_s = at_s
         for request in requests:
-            self.carry.pop(request.request_id, None)
+            if self.carry.pop(request.request_id, None):
+                self._forecasts.clear()  # half done, perhaps
+            for forecast in self._forecasts.values():
+                forecast.add(request.prompt_tokens)
+            self.handed.add(request.prompt_tokens)
+            self.blocks.wait(request)
             self.outstanding[request.request_id] = request
             self._granted_s[request.request_id] = at_s
         return opened
 
     def forget(self, request_id: str) -> None:
         """Drops a request wherever it is."""
-        for group in (self.outstanding, self.fresh, self.running, self.carry):
+        self.blocks.drop(request_id)
+        self._forecasts.clear()
+        self.running.pop(request_id)
+        for group in (self.outstanding, self.fresh, self.carry):
             group.pop(request_id, None)
 
     def close_turn(self, event: TurnClosed) -> Changes:
         """Decode resumed: the turn's requests decode from now on."""
-        if event.turn == self.turn:
-            self.closed_s, self.last_turn_s = event.at_s, event.duration_s
-            self.phase = Phase.DECODE
-            for request_id in event.leftover:
-                if request := self.outstanding.pop(request_id, None):
-                    self.carry[request_id] = request
-        return Changes(started=self._start_decode(event.at_s))
+        changes = Changes()
+        if event.turn != self.turn:
+            return changes
+        self.closed_s, self.last_turn_s = event.at_s, event.duration_s
+        self.phase = Phase.DECODE
+        self.handed = Forecast(self.info.latency, self.info.max_prefill_tokens)
+        self._forecasts.clear()
+        for request_id in event.leftover:
+            if request := self.outstanding.pop(request_id, None):
+                self.carry[request_id] = request
+        for request_id in list(self.fresh):
+            self._begin(request_id, self.decode_steps, event.at_s, changes)
+        return changes
 
     def take(self, progress: Progress, at_s: float) -> Changes:
         """Takes a report in."""
         changes = Changes()
         self.phase = progress.phase
+        self.blocks.used_blocks = progress.kv.used_blocks
         if not self.turn_open:  # a new owner goes on where the last one stopped
             self.turn = max(self.turn, progress.turn)
-        for request_id in progress.prefilled:
-            info = self.outstanding.pop(request_id, None) or self.carry.pop(request_id, None)
-            if info:
-                self.fresh[request_id] = LiveRequest(info, progress.decode_steps)
-        if progress.decode_steps > self.decode_steps:
-            self.decode_steps = progress.decode_steps
-            spent = sum(s.duration_s for s in progress.steps if s.phase is Phase.DECODE)
-            changes.started = self._start_decode(at_s - spent)
+        if self.outstanding or self.carry:
+            self._prefilled(progress, changes)
+        self.decode_steps = max(self.decode_steps, progress.decode_steps)
+        for begun in progress.started:
+            start_s = at_s - spent_since(begun.base_step, progress.decode_steps, progress.steps)
+            self._begin(begun.request_id, begun.base_step, start_s, changes)
         for finished in progress.finished:
             changes.ended.append(self._finish(finished, at_s))
         if progress.members is not None:
@@ -194,14 +181,53 @@ class InstanceView:
 
     # Internals
 
-    def _start_decode(self, at_s: float) -> list[Started]:
-        started = []
-        for request_id, live in list(self.fresh.items()):
-            del self.fresh[request_id]
-            live.decode_start_s = at_s
-            self.running[request_id] = live
-            started.append(Started(request_id, at_s - live.info.arrival_s))
-        return started
+    def _build_forecast(self, batching: Batching) -> Forecast:
+        tokens = batching.tokens or self.info.max_prefill_tokens
+        if batching.kind is BatchKind.SEPARATE:
+            forecast = Forecast(self.info.latency, tokens)
+        else:
+            riders = len(self.running)
+            if batching.kind is BatchKind.CHUNKED:
+                tokens = max(LEAST_CHUNK_TOKENS, tokens - riders)
+            forecast = Forecast(self.info.latency, tokens, riders, self.context_tokens())
+        ahead = self._ahead
+        for request in self.outstanding.values():
+            forecast.add(request.prompt_tokens, min(ahead, request.prompt_tokens - 1))
+            ahead = 0
+        return forecast
+
+    def _prefilled(self, progress: Progress, changes: Changes) -> None:
+        self._forecasts.clear()
+        self._ahead += sum(step.prompt_tokens for step in progress.steps)
+        for request_id in progress.prefilled:
+            info = self.outstanding.pop(request_id, None) or self.carry.pop(request_id, None)
+            if info:
+                self._ahead = max(0, self._ahead - info.prompt_tokens)
+                self.blocks.run(request_id)
+                self.fresh[request_id] = self._live(info)
+                changes.prefilled.append(request_id)
+        if not self.outstanding and not self.carry:
+            self._ahead = 0
+
+    def _live(self, info: RequestInfo) -> LiveRequest:
+        return LiveRequest(info, self.feasible_tpot_s(info), self.decode_steps)
+
+    def _begin(self, request_id: str, base_step: int, start_s: float, changes: Changes) -> None:
+        live = self.fresh.pop(request_id, None)
+        if live:
+            changes.begun.append(Begun(request_id, start_s - live.info.arrival_s))
+            live.decode_start_s = start_s
+        else:  # the end of the turn told it already; the report has the step
+            live = self.running.get(request_id)
+            if live is None or live.base_step == base_step:
+                return
+            self.running.pop(request_id)
+        live.base_step = base_step
+        self._run(live)
+
+    def _run(self, live: LiveRequest) -> None:
+        self.running.add(live)
+        self._forecasts.clear()
 
     def _finish(self, finished: Finished, at_s: float) -> Ended:
         live = self.running.get(finished.request_id)
@@ -226,28 +252,29 @@ class InstanceView:
         return [r for r, granted_s in self._granted_s.items() if granted_s < at_s]
 
     def _adopt(self, member: RequestProgress, at_s: float) -> None:
+        """Believes a full report about a request that is unknown, or known otherwise."""
         request_id = member.request_id
-        if request_id in self.outstanding and member.tokens_out == 0:
+        if member.tokens_out == 0 and (request_id in self.outstanding or request_id in self.carry):
             return
-        live = self.running.get(request_id) or self.fresh.get(request_id)
-        if live is None:
-            self.outstanding.pop(request_id, None)
-            live = LiveRequest(_info_of(member, at_s), self.decode_steps)
-            if member.tokens_out == 0:
-                self.carry[request_id] = live.info
-                return
-            age_s = member.decode_age_s
-            live.decode_start_s = None if age_s is None else at_s - age_s
-            (self.fresh if age_s is None else self.running)[request_id] = live
-        live.base_step = self.decode_steps - (member.tokens_out - 1)
-
-
-def _info_of(member: RequestProgress, at_s: float) -> RequestInfo:
-    return RequestInfo(
-        request_id=member.request_id,
-        prompt_tokens=member.prompt_tokens,
-        max_tokens=member.max_tokens,
-        predicted_tokens=member.predicted_tokens,
-        slo=member.slo,
-        arrival_s=at_s - member.age_s,
-    )
+        known = self.running.get(request_id) or self.fresh.get(request_id)
+        base_step = self.decode_steps - (member.tokens_out - 1)
+        if known and (known.decode_start_s is None or known.base_step == base_step):
+            return
+        info = known.info if known else info_of(member, at_s)
+        self.forget(request_id)
+        if member.tokens_out == 0:
+            self.blocks.wait(info)
+            self.carry[request_id] = info
+            return
+        self.blocks.wait(info)
+        self.blocks.run(request_id)
+        live = self._live(info)
+        if known:
+            live.decode_start_s = known.decode_start_s
+        elif member.decode_age_s is not None:
+            live.decode_start_s = at_s - member.decode_age_s
+        live.base_step = base_step
+        if live.decode_start_s is None:
+            self.fresh[request_id] = live
+        else:
+            self._run(live)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from rondo.perf.profile import LatencyProfile
-from rondo.types import FinishReason, KvOccupancy, Phase, Progress, Sampling, Slo
+from rondo.types import Batching, FinishReason, KvOccupancy, Phase, Progress, Sampling, Slo
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -117,6 +117,7 @@ class TurnToken(Wire, frozen=True, kw_only=True):
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
+    batching: Batching = Batching()
 
 
 class TurnExtend(Wire, frozen=True, kw_only=True):
@@ -126,6 +127,7 @@ class TurnExtend(Wire, frozen=True, kw_only=True):
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
+    batching: Batching = Batching()
 
 
 class TurnRevoke(Wire, frozen=True, kw_only=True):

@@ -131,7 +131,7 @@ def _run_case(engine: Engine, case: Case, samples: Samples) -> None:
             start_s = time.perf_counter()
             new = engine.step(plan)
             samples.add(plan, time.perf_counter() - start_s)
-            scheduler.commit(plan, new, 0.0)
+            scheduler.commit(plan, new)
     finally:
         for request_id in ids:
             engine.remove(request_id)

@@ -32,7 +32,6 @@ from pathlib import Path
 from rondo.errors import ConfigError, EngineError
 from rondo.perf.profile import LatencyProfile
 from rondo.policy.plan import StepPlan
-from rondo.types import Chunk, Phase
 from rondo_worker.engines.base import EngineRequest, EngineSpec
 from rondo_worker.engines.hashing import extend_hash, hash_tokens, mix64
 from rondo_worker.engines.hf_config import read_config
@@ -142,10 +141,9 @@ class EmulatedEngine:
 
     def predicted_s(self, plan: StepPlan) -> float:
         """How long the profile says the step takes."""
-        if plan.phase is Phase.DECODE:
-            context = sum(item.start for item in plan.items)
-            return self._profile.decode_s(len(plan.items), context)
-        return self._profile.prefill_s([Chunk(i.num_tokens, i.start) for i in plan.items])
+        return self._profile.step_s(
+            plan.prompt_tokens, plan.pairs, plan.num_decodes, plan.context_tokens
+        )
 
     def close(self) -> None:
         """Forgets everything."""

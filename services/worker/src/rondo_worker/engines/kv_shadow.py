@@ -29,13 +29,14 @@ class KvShadow:
 
     def take(self, plan: StepPlan) -> str | None:
         """Follows a plan; returns what is wrong with it, or None."""
-        for item in plan.items:
+        items = plan.items
+        for item in items:
             if item.start == 0:
                 self.release(item.request_id)
-        planned = {item.request_id for item in plan.items}
-        if len(planned) != len(plan.items):
+        planned = {item.request_id for item in items}
+        if len(planned) != len(items):
             return "a request is in the plan twice"
-        for item in plan.items:
+        for item in items:
             problem = self._follow(item, planned)
             if problem:
                 return f"request {item.request_id}: {problem}"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from rondo.errors import EngineError
 from rondo.policy.plan import PlanItem, StepPlan
-from rondo.types import Phase
 from rondo_worker.engines.base import EngineRequest, EngineSpec
 
 
@@ -66,12 +65,12 @@ class SequenceTable:
             EngineError: the plan does not fit what this engine knows; names all its requests.
         """
         rows: list[LiveSequence] = []
-        decode = plan.phase is Phase.DECODE
-        for item in plan.items:
+        items = plan.items
+        for number, item in enumerate(items):
             sequence = self._live.get(item.request_id)
-            problem = self._misfit(item, sequence, decode)
+            problem = self._misfit(item, sequence, decode=number >= len(plan.chunks))
             if problem or sequence is None:
-                ids = tuple(i.request_id for i in plan.items)
+                ids = tuple(i.request_id for i in items)
                 raise EngineError(f"request {item.request_id}: {problem}", ids)
             rows.append(sequence)
         if not rows:
@@ -104,7 +103,7 @@ class SequenceTable:
             return f"prompt plus answer of {total} tokens, the model takes {spec.max_model_len}"
         return None
 
-    def _misfit(self, item: PlanItem, sequence: LiveSequence | None, decode: bool) -> str | None:
+    def _misfit(self, item: PlanItem, sequence: LiveSequence | None, *, decode: bool) -> str | None:
         if sequence is None:
             return "is not known to the engine"
         end = item.start + item.num_tokens

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rondo.policy.plan import PlanItem, StepPlan
+from rondo.policy.plan import PlanItem
 from rondo_worker.engines.sequences import LiveSequence
 
 
@@ -73,10 +73,9 @@ class BatchBuilder:
         self._device = device
         self._dtype = dtype
 
-    def decode(self, plan: StepPlan, rows: Sequence[LiveSequence]) -> StepInputs:
+    def decode(self, items: Sequence[PlanItem], rows: Sequence[LiveSequence]) -> StepInputs:
         """One new token for each item."""
         size = self._block_size
-        items = plan.items
         starts = [item.start for item in items]
         parts = [
             [row.tokens[start] for row, start in zip(rows, starts, strict=True)],
@@ -91,20 +90,20 @@ class BatchBuilder:
         }
         return StepInputs(tokens, positions, slots, None, views, {})
 
-    def prefill(self, plan: StepPlan, rows: Sequence[LiveSequence]) -> StepInputs:
+    def prefill(self, items: Sequence[PlanItem], rows: Sequence[LiveSequence]) -> StepInputs:
         """A chunk of tokens for each item, packed one after the other."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         last_rows: list[int] = []
-        for item, row in zip(plan.items, rows, strict=True):
+        for item, row in zip(items, rows, strict=True):
             end = item.start + item.num_tokens
             tokens += row.tokens[item.start : end]
             positions += range(item.start, end)
             slots += self._slots(item)
             if end == len(row.tokens):
                 last_rows.append(len(tokens) - 1)
-        pairs = [(item, window) for window in self._windows for item in plan.items]
+        pairs = [(item, window) for window in self._windows for item in items]
         tables = [self._seen_blocks(item, window) for item, window in pairs]
         sent = self._send([tokens, positions, slots, last_rows, *tables])
         segments: dict[int | None, list[Segment]] = {window: [] for window in self._windows}

@@ -8,7 +8,6 @@ import torch
 
 from rondo.errors import ConfigError, EngineError, ModelError
 from rondo.policy.plan import StepPlan
-from rondo.types import Phase
 from rondo_worker.engines.base import EngineRequest, EngineSpec
 from rondo_worker.engines.hf_config import DTYPES, ModelConfig, read_config
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
@@ -129,11 +128,15 @@ class TorchEngine:
     def _compute(self, plan: StepPlan, rows: list[LiveSequence]) -> dict[str, int]:
         if self._model is None or self._pool is None:
             raise EngineError("the engine is closed")
-        if plan.phase is Phase.DECODE:
-            inputs = self._batch.decode(plan, rows)
-        else:
-            inputs = self._batch.prefill(plan, rows)
-        logits = self._model.forward(inputs, self._pool)
+        split = len(plan.chunks)
+        parts = []
+        if plan.chunks:
+            parts.append(self._batch.prefill(plan.chunks, rows[:split]))
+        if plan.num_decodes:
+            parts.append(self._batch.decode(plan.decodes, rows[split:]))
+        # A fused step is two passes here: right, if not yet faster than two steps.
+        passes = [self._model.forward(inputs, self._pool) for inputs in parts]
+        logits = passes[0] if len(passes) == 1 else torch.cat(passes)
         done = [
             (item.request_id, row)
             for item, row in zip(plan.items, rows, strict=True)

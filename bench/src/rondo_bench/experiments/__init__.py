@@ -1,0 +1,1 @@
+"""The experiments of EcoServe's evaluation, and those beyond it, on the simulator."""

@@ -1,0 +1,48 @@
+"""rondo-bench experiment: the evaluation, one part at a time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rondo.errors import ConfigError
+from rondo_bench.experiments.cases import DATASETS, GPUS, SEEDS, Folders
+from rondo_bench.experiments.grid import run_grid
+from rondo_bench.experiments.results import write
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "experiment",
+        help="run one experiment of the evaluation and write its result file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("name", choices=["grid"])
+    parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS))
+    parser.add_argument("--lengths-dir", type=Path, default=Path("../shared/data/lengths"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results/sim"))
+    parser.add_argument("--cache", type=Path, default=Path(".cache/experiments"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the experiment; searches that the cache knows are not run again."""
+    folders = Folders(args.lengths_dir, args.results, args.cache)
+    for item in DATASETS:
+        if not (folders.lengths / item.file).is_file():
+            raise ConfigError("--lengths-dir", f"no file {folders.lengths / item.file}")
+    began_s = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began_s:7.0f} s  {text}", file=sys.stderr, flush=True)
+
+    records = run_grid(args.gpus, folders, args.jobs, say)
+    num_requests = max(item.num_requests for item in DATASETS)
+    path = write(folders.results, args.name, records, seeds=SEEDS, requests=num_requests)
+    print(path)
+    return 0

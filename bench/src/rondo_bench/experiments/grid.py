@@ -1,0 +1,130 @@
+"""The end-to-end grid: goodput of each system for each model, GPU, data set and target.
+
+Each baseline is tuned for each case before it is measured, with the first seed and the hardest
+target, by going up or down a list of values as long as that is better: the token budget of chunked
+batching, the limit of a prefill step, the split of full disaggregation. The first member of a
+family is measured at all targets, the others at the hardest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rondo.policy.catalog import PolicySettings
+from rondo.policy.fudg import FudgSettings
+from rondo_bench.experiments.cases import (
+    CHUNK_TOKENS,
+    DATASETS,
+    MODELS,
+    NUM_INSTANCES,
+    PREFILL_TOKENS,
+    SEEDS,
+    Case,
+    Folders,
+)
+from rondo_bench.experiments.search import TUNING, Job, Record, goodputs, run_jobs
+from rondo_bench.sim.goodput import Goodput
+from rondo_bench.sim.spec import ClusterSpec
+from rondo_bench.sim.workload import WorkloadSpec
+
+TARGETS = (0.99, 0.9, 0.5)
+
+#: family: (system it is tuned with, what is tuned, values, the systems that are measured)
+FAMILIES: dict[str, tuple[str, str, tuple[int, ...], tuple[str, ...]]] = {
+    "padg": ("padg", "", (), ("padg",)),
+    "padg-paper": ("padg-paper", "", (), ("padg-paper",)),
+    "nodg": ("nodg-jsq", "prefill_tokens", PREFILL_TOKENS, ("nodg-jsq", "nodg-rr")),
+    "chunked": ("chunked-jsq", "chunk_tokens", CHUNK_TOKENS, ("chunked-jsq", "chunked-rr")),
+    "fudg": (
+        "fudg",
+        "prefill_instances",
+        tuple(range(1, NUM_INSTANCES)),
+        ("fudg", "fudg-ideal"),
+    ),
+}
+
+
+def run_grid(
+    gpus: Sequence[str], folders: Folders, processes: int, say: Callable[[str], None]
+) -> list[Record]:
+    """One record a case, system and target."""
+    cases = [Case(m, g, d) for g in gpus for d in reversed(DATASETS) for m in MODELS]
+    lengths = str(folders.lengths)
+    jobs = [Job(measure_family, (case, family, lengths)) for case in cases for family in FAMILIES]
+    records: list[Record] = []
+    for job, found in run_jobs(jobs, folders.cache, processes):
+        records += found
+        case = job.arguments[0]
+        rates = {r["system"]: r["rate"] for r in found if r["target"] == TARGETS[0]}
+        say(f"{case.model} {case.gpu} {case.dataset.name} {rates} {found[0]['tuned']}")
+    return records
+
+
+def measure_family(case: Case, family: str, lengths: str) -> list[Record]:
+    """Tunes one family of systems for a case, and measures its members."""
+    system, setting, values, members = FAMILIES[family]
+    offered = WorkloadSpec(
+        lengths=f"{lengths}/{case.dataset.file}",
+        rate=1.0,
+        num_requests=case.dataset.num_requests,
+    )
+
+    def tuned_rate(value: int) -> float:
+        cluster = configured(case, system, setting, value)
+        return goodputs(cluster, offered, TARGETS[:1], SEEDS[:1], TUNING)[0].rate
+
+    best = climb(values, tuned_rate) if values else 0
+    tuned = {setting: best} if setting else {}
+    records: list[Record] = []
+    for number, member in enumerate(members):
+        targets = TARGETS if number == 0 else TARGETS[:1]
+        found = goodputs(configured(case, member, setting, best), offered, targets, SEEDS)
+        records += [_record(case, member, tuned, goodput) for goodput in found]
+    return records
+
+
+def climb(values: Sequence[int], rate_of: Callable[[int], float]) -> int:
+    """The value at a maximum, from the middle of the list up and down while it gets no worse."""
+    place = (len(values) - 1) // 2
+    best = rate_of(values[place])
+    for step in (1, -1):
+        while 0 <= place + step < len(values):
+            rate = rate_of(values[place + step])
+            if rate < best:
+                break
+            place, best = place + step, rate
+    return values[place]
+
+
+def configured(case: Case, system: str, setting: str, value: int) -> ClusterSpec:
+    """The case's cluster under a system with a tuned value."""
+    spec = case.cluster(system.removesuffix("-ideal"))
+    match setting:
+        case "chunk_tokens":
+            return replace(spec, settings=PolicySettings(chunk_tokens=value))
+        case "prefill_tokens":
+            return replace(spec, max_prefill_tokens=value)
+        case "prefill_instances":
+            links = spec.links
+            if system.endswith("-ideal"):
+                links = replace(links, link_gbps=float("inf"), intra_node_gbps=float("inf"))
+            settings = PolicySettings(fudg=FudgSettings(num_prefill=value))
+            return replace(spec, settings=settings, links=links)
+    return spec
+
+
+def _record(case: Case, system: str, tuned: dict[str, int], found: Goodput) -> Record:
+    return {
+        "model": case.model,
+        "gpu": case.gpu,
+        "dataset": case.dataset.name,
+        "target": found.target,
+        "system": system,
+        "rate": round(found.rate, 4),
+        "low": round(found.low, 4),
+        "high": round(found.high, 4),
+        "dips": [round(rate, 4) for rate in found.dips],
+        "tuned": tuned,
+        "instances": NUM_INSTANCES,
+    }

@@ -1,0 +1,30 @@
+"""Result files: one JSON a experiment, with what it was made by."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from rondo_bench.experiments.search import Record
+
+
+def write(
+    folder: Path, experiment: str, records: Sequence[Record], *, seeds: Sequence[int], requests: int
+) -> Path:
+    """Writes `<experiment>.json`; records are in a fixed order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{experiment}.json"
+    ordered = sorted(records, key=lambda record: json.dumps(record, sort_keys=True))
+    content = {
+        "experiment": experiment,
+        "command": f"rondo-bench experiment {experiment}",
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "seeds": list(seeds),
+        "requests": requests,
+        "records": ordered,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path

@@ -1,0 +1,97 @@
+"""rondo-bench simulate and rondo-bench goodput."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+from rondo_bench.sim.cluster import SimCluster
+from rondo_bench.sim.goodput import Goodput, GoodputSearch
+from rondo_bench.sim.options import add_options, cluster_of, workload_of
+from rondo_bench.sim.spec import ClusterSpec
+from rondo_bench.sim.summary import format_summary, summarize
+from rondo_bench.sim.workload import WorkloadSpec, make_workload
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds both commands."""
+    simulate = commands.add_parser(
+        "simulate",
+        help="serve a workload on a simulated cluster and report latencies and attainment",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_options(simulate)
+    simulate.add_argument("--timeline", action="store_true", help="keep KV use over time")
+    simulate.set_defaults(run=run_simulate)
+    goodput = commands.add_parser(
+        "goodput",
+        help="search the highest rate at which enough requests meet their SLO",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_options(goodput)
+    goodput.add_argument("--target", type=float, default=0.99, help="attainment to reach")
+    goodput.add_argument("--seeds", type=int, default=3, help="runs at each rate, from --seed on")
+    goodput.add_argument("--start", type=float, default=1.0, help="lowest rate of the first scan")
+    goodput.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    goodput.set_defaults(run=run_goodput)
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    """One run; prints its summary."""
+    spec = replace(cluster_of(args), timeline=args.timeline)
+    arrivals = make_workload(workload_of(args, args.seed, args.rate))
+    summary = summarize(SimCluster(spec).run(arrivals, args.seed))
+    print(json.dumps(summary) if args.json else format_summary(summary))
+    return 0
+
+
+def run_goodput(args: argparse.Namespace) -> int:
+    """A search; prints the rate, its interval and the attainment curve."""
+    spec = cluster_of(args)
+    seeds = range(args.seed, args.seed + args.seeds)
+    with ProcessPoolExecutor(max(1, min(args.jobs, args.seeds))) as pool:
+
+        def measure(rate: float, seeds: Sequence[int]) -> list[float]:
+            workloads = [workload_of(args, seed, rate) for seed in seeds]
+            return list(pool.map(partial(attainment_of, spec), workloads))
+
+        found = GoodputSearch(measure, args.start, seeds).find(args.target)
+    print(json.dumps(_as_json(found)) if args.json else _as_text(found))
+    return 0
+
+
+def attainment_of(spec: ClusterSpec, workload: WorkloadSpec) -> float:
+    """Share of the offered requests that meet their SLO in one run."""
+    records = SimCluster(spec).run(make_workload(workload), workload.seed).requests
+    return sum(record.meets_slo for record in records) / len(records)
+
+
+def _as_json(found: Goodput) -> dict[str, object]:
+    return {
+        "target": found.target,
+        "rate": found.rate,
+        "interval": [found.low, found.high],
+        "dips": found.dips,
+        "curve": [
+            {"rate": p.rate, "attainment": p.attainment, "by_seed": list(p.by_seed)}
+            for p in found.curve
+        ],
+    }
+
+
+def _as_text(found: Goodput) -> str:
+    lines = [
+        f"goodput   {found.rate:.3f} requests/s at {found.target:.0%} attainment "
+        f"(seeds: {found.low:.3f} to {found.high:.3f})"
+    ]
+    if found.dips:
+        lines.append(
+            f"dips      below the target also at {', '.join(f'{r:g}' for r in found.dips)}"
+        )
+    lines += [f"{point.rate:10.3f}  {point.attainment:8.2%}" for point in found.curve]
+    return "\n".join(lines)

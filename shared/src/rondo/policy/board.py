@@ -1,0 +1,148 @@
+"""Where each request of an instance stands: waiting, held after its prefill, or decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from rondo.errors import InvariantError
+from rondo.policy.decode_batch import DecodeBatch
+from rondo.policy.ledger import KvLedger
+from rondo.policy.plan import Job
+from rondo.policy.pool import JobPool
+from rondo.types import RequestProgress, Started
+
+
+class JobBoard:
+    """Moves jobs between the lists, with their blocks; what runs next is the scheduler's business.
+
+    `jobs` has them all, in order of arrival. `waiting` has those to prefill now: granted ones and
+    preempted ones. `moving` has those whose KV is to go to another instance, and those whose KV is
+    on its way here: both own their blocks and do not run. A job in no list waits for its grant.
+    """
+
+    def __init__(self, ledger: KvLedger) -> None:
+        self.ledger = ledger
+        self.pool = JobPool(ledger)
+        self.jobs: dict[str, Job] = {}
+        self.waiting: list[Job] = []
+        self.held: dict[str, Job] = {}
+        self.moving: dict[str, Job] = {}
+        self.batch = DecodeBatch(ledger.block_size)
+        self.num_preempted = 0
+        self._next_order = 0
+
+    @property
+    def num_prefilled(self) -> int:
+        """Jobs that decode or are held."""
+        return len(self.batch) + len(self.held)
+
+    def enter(self, job: Job) -> None:
+        """A request came."""
+        job.order = self._next_order
+        self._next_order += 1
+        self.jobs[job.request_id] = job
+        self.pool.enter(job)
+
+    def exit(self, job: Job) -> None:
+        """The request is gone, with its blocks."""
+        if not self._withdraw(job) and job in self.waiting:
+            self.waiting.remove(job)
+        del self.jobs[job.request_id]
+        self.pool.exit(job)
+
+    def hold(self, job: Job) -> None:
+        """A waiting job is prefilled and has its next token."""
+        self.waiting.remove(job)
+        self.held[job.request_id] = job
+        job.tokens_out += 1
+
+    def park(self, job: Job) -> None:
+        """A held job will decode elsewhere; it keeps its blocks until it exits."""
+        self.moving[job.request_id] = self.held.pop(job.request_id)
+
+    def expect(self, job: Job) -> bool:
+        """Takes a job that was prefilled elsewhere, with blocks for the KV that is to come; False,
+        and nothing changed, when there are not enough."""
+        if self.ledger.missing(job.request_id, job.cached) > self.ledger.num_free:
+            return False
+        self.enter(job)
+        self.pool.grow(job, job.cached)
+        self.moving[job.request_id] = job
+        return True
+
+    def land(self, request_id: str) -> None:
+        """The KV of an expected job is here: it may decode."""
+        self.held[request_id] = self.moving.pop(request_id)
+
+    def join_batch(self, at_s: float, *, fresh: bool) -> list[Started]:
+        """Lets held jobs decode: those that had begun before, and if `fresh` the others, which are
+        named."""
+        started = []
+        for job in list(self.held.values()):
+            begins = job.decode_start_s is None
+            if begins and not fresh:
+                continue
+            del self.held[job.request_id]
+            self.batch.join(job)
+            if begins:
+                job.decode_start_s = at_s
+                started.append(Started(job.request_id, self.batch.steps))
+        return started
+
+    def grow_batch(self) -> None:
+        """Gives each decode the block that its next token needs; preempts the youngest for it."""
+        for job in self.batch.growing():
+            while job.base_step is not None:
+                if self.pool.grow(job, job.known + self.batch.gained(job)):
+                    break
+                self._preempt_youngest()
+
+    def members(self, at_s: float, granted: Container[str]) -> tuple[RequestProgress, ...]:
+        """All jobs, in order of arrival; `granted` are those that are still to be prefilled."""
+        return tuple(
+            RequestProgress(
+                request_id=job.request_id,
+                prompt_tokens=job.prompt_tokens,
+                max_tokens=job.max_tokens,
+                predicted_tokens=job.predicted_tokens,
+                tokens_out=job.tokens_out + self.batch.gained(job),
+                slo=job.slo,
+                age_s=at_s - job.arrival_s,
+                decode_age_s=None if job.decode_start_s is None else at_s - job.decode_start_s,
+                granted=job.tokens_out > 0 or job.request_id in granted,
+            )
+            for job in self.jobs.values()
+        )
+
+    def check_invariants(self) -> None:
+        """Raises InvariantError when blocks or lists disagree."""
+        self.ledger.check_invariants()
+        self.batch.check_invariants()
+        self.pool.check_invariants(self.jobs.values())
+        lists = [*self.waiting, *self.held.values(), *self.moving.values(), *self.batch]
+        if len({job.request_id for job in lists}) != len(lists):
+            raise InvariantError("a request is in two lists of the instance scheduler")
+        if any(self.jobs.get(job.request_id) is not job for job in lists):
+            raise InvariantError("a forgotten request is still scheduled")
+        if not self.jobs and self.ledger.num_free != self.ledger.num_blocks:
+            raise InvariantError("blocks are owned though nothing runs")
+
+    def _preempt_youngest(self) -> None:
+        held, moving = self.ledger.held, self.moving
+        owners = (
+            j for j in self.jobs.values() if held(j.request_id) and j.request_id not in moving
+        )
+        victim = max(owners, key=lambda job: job.order)
+        if self._withdraw(victim):
+            self.waiting.insert(0, victim)
+        self.pool.free(victim)
+        victim.num_preempted += 1
+        self.num_preempted += 1
+
+    def _withdraw(self, job: Job) -> bool:
+        """Takes a prefilled job out of its list; False: it is not prefilled."""
+        if job.base_step is not None:
+            self.batch.leave(job)
+            return True
+        stands_in = self.held if job.request_id in self.held else self.moving
+        return stands_in.pop(job.request_id, None) is not None

@@ -1,0 +1,162 @@
+"""Rolling activation (EcoServe, arXiv 2504.18154, section 4): turns, tokens, and the ring.
+
+A request goes to the instance that took the last one while the checks hold, else to the next in
+cyclic order; where all fail it stays pending and is tried again whenever an instance reports.
+What the checks are, and how a turn fills its steps, is up to the policies that derive from this.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rondo.policy import events
+from rondo.policy.admission import Failed, Verdict
+from rondo.policy.changes import Changes
+from rondo.policy.macro import UNBOUNDED_S, MacroState, QueueSettings
+from rondo.policy.view import InstanceView
+from rondo.types import Batching, Phase, RequestInfo
+
+#: Pending requests tried when an instance reports, and failures after which to stop: they bound
+#: the cost of a decision under overload.
+TRIES_PER_REPORT = 64
+FAILURES_PER_REPORT = 4
+
+
+@dataclass(slots=True)
+class _Grant:
+    """Requests to hand to one instance with this decision."""
+
+    opens: bool
+    request_ids: list[str] = field(default_factory=list)
+
+
+class RollingScheduler(MacroState):
+    """Implements MacroScheduler up to the checks."""
+
+    def __init__(self, queue: QueueSettings) -> None:
+        super().__init__(queue)
+        self._current = 0  # rank of the instance that took the last request
+        self._grants: dict[str, _Grant] = {}
+
+    # What a policy says
+
+    @abstractmethod
+    def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
+        """Whether the instance may take the request now."""
+
+    @abstractmethod
+    def _batching(self, view: InstanceView, at_s: float) -> Batching:
+        """How the instance fills its steps in the turn that is granted now."""
+
+    def _order(self, request: RequestInfo) -> list[InstanceView]:
+        """Instances in cyclic order, from the one that took the last request."""
+        views = list(self.views.values())
+        start = next((i for i, view in enumerate(views) if view.rank >= self._current), 0)
+        return views[start:] + views[:start]
+
+    # Hooks of MacroState
+
+    def _arrived(self, request: RequestInfo, at_s: float) -> None:
+        refusals: list[str] = []
+        for view in self._order(request):
+            if not self.fits(view, request):
+                continue
+            verdict = self._check(view, request, at_s)
+            if verdict.failed is None:
+                self._admit(view, request, at_s, verdict, refusals)
+                return
+            refusals.append(f"{view.info.instance_id}: {verdict.failed.value}: {verdict.reason}")
+        self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
+
+    def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
+        self._take_back(view)
+        self._regrant(view, at_s)
+        if len(self.pending):
+            self._try_pending(view, self.pending.first(TRIES_PER_REPORT), at_s)
+
+    def _finish(self, at_s: float) -> None:
+        grants, self._grants = self._grants, {}
+        for instance_id, grant in grants.items():
+            if view := self.views.get(instance_id):
+                self._send(view, grant, at_s)
+
+    # Placing
+
+    def _try_pending(
+        self, view: InstanceView, requests: Iterable[RequestInfo], at_s: float
+    ) -> None:
+        failures = 0
+        for request in requests:
+            if not self.fits(view, request):
+                continue
+            verdict = self._check(view, request, at_s)
+            if verdict.failed is None:
+                waited_s = at_s - request.arrival_s
+                self._admit(view, request, at_s, verdict, [f"was pending for {waited_s:.3f} s"])
+                continue
+            failures += 1
+            if verdict.failed is Failed.BUSY or failures == FAILURES_PER_REPORT:
+                return
+
+    def _admit(
+        self,
+        view: InstanceView,
+        request: RequestInfo,
+        at_s: float,
+        verdict: Verdict,
+        before: list[str],
+    ) -> None:
+        self._current = view.rank
+        self._grant(view, [request], at_s)
+        self.place(
+            events.Admit(
+                request_id=request.request_id,
+                instance_id=view.info.instance_id,
+                turn=view.turn,
+                predicted_ttft_s=verdict.predicted_ttft_s,
+                predicted_tpot_s=self._predicted_tpot_s(view),
+                reasons=(*before, f"{view.info.instance_id}: {verdict.reason}"),
+            )
+        )
+
+    @staticmethod
+    def _predicted_tpot_s(view: InstanceView) -> float:
+        waiting = [*view.outstanding.values(), *(live.info for live in view.fresh.values())]
+        tokens = view.context_tokens() + sum(request.prompt_tokens for request in waiting)
+        return view.info.latency.step_s(0, 0, len(view.running) + len(waiting), tokens)
+
+    # Turns
+
+    def _take_back(self, view: InstanceView) -> None:
+        busy = view.outstanding or view.fresh or view.phase in (Phase.PREFILL, Phase.FUSED)
+        if view.turn_open and not busy:
+            view.turn_open = False
+            self.effect(events.RevokeTurn(instance_id=view.info.instance_id, turn=view.turn))
+
+    def _regrant(self, view: InstanceView, at_s: float) -> None:
+        """Sends lost grants again, and grants what is there without a grant."""
+        if lost := view.resend(at_s):
+            self._grants[view.info.instance_id] = _Grant(opens=True, request_ids=lost)
+        if view.carry and not view.outstanding:
+            self._grant(view, list(view.carry.values()), at_s)
+
+    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
+        opens = view.grant(requests, at_s)
+        grant = self._grants.setdefault(view.info.instance_id, _Grant(opens))
+        grant.request_ids.extend(request.request_id for request in requests)
+
+    def _send(self, view: InstanceView, grant: _Grant, at_s: float) -> None:
+        """One token or extension an instance and decision, with the time the turn may take."""
+        view.batching = self._batching(view, at_s)
+        kind = events.GrantTurn if grant.opens else events.ExtendTurn
+        self.effect(
+            kind(
+                instance_id=view.info.instance_id,
+                turn=view.turn,
+                request_ids=tuple(grant.request_ids),
+                budget_s=UNBOUNDED_S,
+                batching=view.batching,
+            )
+        )
