@@ -80,14 +80,14 @@ def arrivals(lengths: Sequence[tuple[int, int]], gap_s: float = 0.05) -> list[Ar
 
 def serve(spec: ClusterSpec, offered: list[Arrival]) -> tuple[SimCluster, RunRecord, Watched]:
     cluster = SimCluster(spec)
-    watched = Watched(cluster.macros[0].policy)
-    cluster.macros[0].policy = watched
+    watched = Watched(cluster.macros["m0"].policy)
+    cluster.macros["m0"].policy = watched
     return cluster, cluster.run(offered), watched
 
 
 def assert_all_free(cluster: SimCluster) -> None:
     """Neither the instances nor the policy's beliefs of them hold anything."""
-    watched = cluster.macros[0].policy
+    watched = cluster.macros["m0"].policy
     assert isinstance(watched, Watched)
     for view in watched.policy.views.values():
         assert view.num_requests == 0

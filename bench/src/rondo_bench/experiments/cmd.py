@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 from rondo.errors import ConfigError
+from rondo_bench.experiments.beyond import run_beyond, run_mitosis
 from rondo_bench.experiments.cases import DATASETS, GPUS, SEEDS, Folders
 from rondo_bench.experiments.grid import run_grid
 from rondo_bench.experiments.results import write
+from rondo_bench.experiments.sweeps import SWEEPS, run_sweep
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,8 +23,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run one experiment of the evaluation and write its result file",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("name", choices=["grid"])
-    parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS))
+    parser.add_argument("name", choices=["grid", *SWEEPS, "beyond", "mitosis"])
+    parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS), help="of the grid")
     parser.add_argument("--lengths-dir", type=Path, default=Path("../shared/data/lengths"))
     parser.add_argument("--results", type=Path, default=Path("docs/results/sim"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/experiments"))
@@ -41,7 +43,14 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"{time.monotonic() - began_s:7.0f} s  {text}", file=sys.stderr, flush=True)
 
-    records = run_grid(args.gpus, folders, args.jobs, say)
+    if args.name == "grid":
+        records = run_grid(args.gpus, folders, args.jobs, say)
+    elif args.name == "beyond":
+        records = run_beyond(folders, args.jobs, say)
+    elif args.name == "mitosis":
+        records = run_mitosis(folders, say)
+    else:
+        records = run_sweep(args.name, folders, args.jobs, say)
     num_requests = max(item.num_requests for item in DATASETS)
     path = write(folders.results, args.name, records, seeds=SEEDS, requests=num_requests)
     print(path)

@@ -1,9 +1,8 @@
 """The end-to-end grid: goodput of each system for each model, GPU, data set and target.
 
 Each baseline is tuned for each case before it is measured, with the first seed and the hardest
-target, by going up or down a list of values as long as that is better: the token budget of chunked
-batching, the limit of a prefill step, the split of full disaggregation. The first member of a
-family is measured at all targets, the others at the hardest.
+target: the token budget of chunked batching, the limit of a prefill step, the split of full
+disaggregation. The first member of a family is measured at all targets, the others at the hardest.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def measure_family(case: Case, family: str, lengths: str) -> list[Record]:
         cluster = configured(case, system, setting, value)
         return goodputs(cluster, offered, TARGETS[:1], SEEDS[:1], TUNING)[0].rate
 
-    best = climb(values, tuned_rate) if values else 0
+    best = max(values, key=tuned_rate, default=0)
     tuned = {setting: best} if setting else {}
     records: list[Record] = []
     for number, member in enumerate(members):
@@ -82,19 +81,6 @@ def measure_family(case: Case, family: str, lengths: str) -> list[Record]:
         found = goodputs(configured(case, member, setting, best), offered, targets, SEEDS)
         records += [_record(case, member, tuned, goodput) for goodput in found]
     return records
-
-
-def climb(values: Sequence[int], rate_of: Callable[[int], float]) -> int:
-    """The value at a maximum, from the middle of the list up and down while it gets no worse."""
-    place = (len(values) - 1) // 2
-    best = rate_of(values[place])
-    for step in (1, -1):
-        while 0 <= place + step < len(values):
-            rate = rate_of(values[place + step])
-            if rate < best:
-                break
-            place, best = place + step, rate
-    return values[place]
 
 
 def configured(case: Case, system: str, setting: str, value: int) -> ClusterSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,8 @@ class Job:
 
     def key(self) -> str:
         """Hash of all that the outcome depends on: the arguments, and the code that is run."""
-        described = [self.function.__qualname__, [_plain(a) for a in self.arguments], code_hash()]
+        own = Path(inspect.getfile(self.function)).read_text()
+        described = [self.function.__qualname__, own, *map(_plain, self.arguments), code_hash()]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
     def run(self) -> list[Record]:

@@ -8,10 +8,11 @@ same seed gives the same run.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
+from rondo.policy.overall import OverallScheduler
 from rondo.policy.plan import Job
 from rondo.types import RequestInfo
 from rondo_bench.sim.clock import VirtualClock
@@ -22,9 +23,12 @@ from rondo_bench.sim.prediction import Predictor
 from rondo_bench.sim.records import Arrival, InstanceRecord, RequestRecord, RunRecord
 from rondo_bench.sim.spec import ClusterSpec, Fault
 
+#: How old the summaries may be that requests are routed by.
+SUMMARY_S = 0.1
+
 
 class SimCluster:
-    """Macro-instances of equal size; requests go to them by turns."""
+    """Macro-instances and their instances; an overall scheduler routes between them."""
 
     def __init__(self, spec: ClusterSpec) -> None:
         self.spec = spec
@@ -34,12 +38,15 @@ class SimCluster:
         self._records: dict[str, RequestRecord] = {}
         self._infos: dict[str, RequestInfo] = {}
         self.instances: list[SimInstance] = []
-        self._next_macro = 0
-        sizes = spec.macro_sizes()
-        self.macros = [self._new_macro(f"m{i}", size) for i, size in enumerate(sizes)]
-        for macro, size in zip(self.macros, sizes, strict=True):
+        self.macros: dict[str, SimMacro] = {}
+        self.num_refused = 0
+        self._gone_reasons: Counter[str] = Counter()
+        self._overall = OverallScheduler()
+        self._summed_s = float("-inf")
+        for number, size in enumerate(spec.macro_sizes()):
+            macro = self.add_macro(f"m{number}", size)
             for _ in range(size):
-                self._join(macro)
+                macro.join(self.add_instance(macro.macro_id))
         for fault in spec.faults:
             self.clock.at(fault.at_s, self._fault, fault)
 
@@ -49,8 +56,8 @@ class SimCluster:
             self._records[arrival.request_id] = RequestRecord(arrival, arrival.slo or self.spec.slo)
             self.clock.at(arrival.at_s, self._arrive, arrival)
         self.clock.run()
-        reasons: Counter[str] = Counter()
-        for macro in self.macros:
+        reasons = Counter(self._gone_reasons)
+        for macro in self.macros.values():
             reasons.update(macro.reasons)
         return RunRecord(
             requests=list(self._records.values()),
@@ -60,13 +67,18 @@ class SimCluster:
             seed=seed,
         )
 
+    def records(self) -> Iterable[RequestRecord]:
+        """All requests of the run so far, in order of arrival."""
+        return self._records.values()
+
     # Set-up
 
-    def _new_macro(self, macro_id: str, size: int) -> SimMacro:
+    def add_macro(self, macro_id: str, size: int) -> SimMacro:
+        """A macro-instance without instances; `size` is how many it will have."""
         spec, mover = self.spec, None
         if spec.policy == "fudg":
             mover = KvMover(self.clock, spec.links, spec.kv_bytes_per_token())
-        return SimMacro(
+        self.macros[macro_id] = macro = SimMacro(
             macro_id,
             self.clock,
             make_policy(spec.policy, spec.settings_of(size)),
@@ -75,11 +87,21 @@ class SimCluster:
             delay_s=spec.message_delay_s,
             mover=mover,
         )
+        return macro
 
-    def _join(self, macro: SimMacro) -> None:
+    def remove_macro(self, macro_id: str) -> None:
+        """A macro-instance without instances goes; what waits there asks the others."""
+        macro = self.macros.pop(macro_id)
+        self._gone_reasons.update(macro.reasons)
+        self._overall.remove(macro_id)
+        for request_id in macro.pending_ids():
+            self._ask(self._infos[request_id])
+
+    def add_instance(self, macro_id: str) -> SimInstance:
+        """An idle instance, which still has to join."""
         spec = self.spec
         instance_id = f"i{len(self.instances)}"
-        record = InstanceRecord(instance_id=instance_id, macro_id=macro.macro_id)
+        record = InstanceRecord(instance_id=instance_id, macro_id=macro_id)
         record.joined_s, record.total_blocks = self.clock.now_s, self._latency.num_blocks
         instance = SimInstance(
             self.clock,
@@ -87,20 +109,15 @@ class SimCluster:
             self._latency,
             spec.max_running,
             spec.max_prefill_tokens,
-            report=macro.report,
-            closed=macro.closed,
             ended=self._predictor.ended,
-            eager=macro.waiting,
             timeline=spec.timeline,
         )
         self.instances.append(instance)
-        macro.join(instance)
+        return instance
 
     # What happens
 
     def _arrive(self, arrival: Arrival) -> None:
-        macro = self.macros[self._next_macro]
-        self._next_macro = (self._next_macro + 1) % len(self.macros)
         record = self._records[arrival.request_id]
         info = RequestInfo(
             request_id=arrival.request_id,
@@ -111,6 +128,17 @@ class SimCluster:
             arrival_s=self.clock.now_s,
         )
         self._infos[arrival.request_id] = info
+        self._ask(info)
+
+    def _ask(self, info: RequestInfo) -> None:
+        """Asks a macro-instance for admission."""
+        macro = next(iter(self.macros.values()))
+        if len(self.macros) > 1:
+            if self.clock.now_s - self._summed_s > SUMMARY_S:
+                self._summed_s = self.clock.now_s
+                for macro_id, each in self.macros.items():
+                    self._overall.update(macro_id, each.summary())
+            macro = self.macros[self._overall.choose("", info) or macro.macro_id]
         at_s = self.clock.now_s + self.spec.message_delay_s
         self.clock.at(at_s, macro.arrive, events.RequestArrived(at_s=at_s, request=info))
 
@@ -143,6 +171,7 @@ class SimCluster:
         record = self._records[reject.request_id]
         record.reject_reason, record.rejected_s = reject.reason, self.clock.now_s
         record.retry_after_s = reject.retry_after_s
+        self.num_refused += 1
 
     def _fault(self, fault: Fault) -> None:
         instance = self.instances[fault.instance]
@@ -153,5 +182,5 @@ class SimCluster:
         instance.record.left_s = self.clock.now_s
         for record in instance.requests.values():
             record.lost = True
-        for macro in self.macros:
+        for macro in self.macros.values():
             macro.leave(instance.info.instance_id)

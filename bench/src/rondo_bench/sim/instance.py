@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from rondo.perf.profile import LatencyProfile
 from rondo.policy import events
@@ -14,8 +15,19 @@ from rondo.types import Batching, Phase, Progress, StepStat
 from rondo_bench.sim.clock import VirtualClock
 from rondo_bench.sim.records import InstanceRecord, KvSample, PhaseSpan, RequestRecord
 
-Report = Callable[["SimInstance", Progress], None]
-Closed = Callable[["SimInstance", TurnEnd], None]
+
+class Owner(Protocol):
+    """The macro-instance that an instance belongs to; none while it drains."""
+
+    def report(self, instance: SimInstance, progress: Progress) -> None:
+        """An instance reported."""
+
+    def closed(self, instance: SimInstance, end: TurnEnd) -> None:
+        """An instance resumed decode."""
+
+    def waiting(self) -> bool:
+        """Whether requests wait for admission."""
+        ...
 
 
 class SimInstance:
@@ -33,16 +45,14 @@ class SimInstance:
         max_running: int,
         max_prefill_tokens: int,
         *,
-        report: Report,
-        closed: Closed,
         ended: Callable[[int], None],
-        eager: Callable[[], bool],
         timeline: bool,
     ) -> None:
         self.record = record
         self.requests: dict[str, RequestRecord] = {}
         self.prefill_steps_s: dict[str, float] = {}
         """Time of the last prefill step of each request that is to be handed over."""
+        self.owner: Owner | None = None
         self.slowness = 1.0
         self.alive = True
         self.scheduler = InstanceScheduler(
@@ -61,10 +71,7 @@ class SimInstance:
         )
         self._clock = clock
         self._latency = latency
-        self._report = report
-        self._closed = closed
         self._ended = ended
-        self._eager = eager
         self._timeline = timeline
         self._stepping = False
         self._held: list[StepStat] = []
@@ -87,7 +94,7 @@ class SimInstance:
     def cancel(self, request_id: str) -> None:
         """A request was withdrawn, which is reported for its blocks."""
         self.scheduler.cancel(request_id)
-        self._report(self, self.progress())
+        self._report()
 
     def release(self, request_id: str) -> RequestRecord:
         """Another instance has the request with its KV."""
@@ -107,7 +114,7 @@ class SimInstance:
             self._stepping = True
             self._clock.at(self._clock.now_s, self._step)
 
-    def progress(self, outcome: StepOutcome | None = None) -> Progress:
+    def progress(self, outcome: StepOutcome | None = None, *, full: bool = False) -> Progress:
         """The state, with the held steps and what the last one brought."""
         scheduler = self.scheduler
         steps, self._held = tuple(self._held), []
@@ -122,12 +129,26 @@ class SimInstance:
             started=outcome.started if outcome else (),
             finished=outcome.finished if outcome else (),
             steps=steps,
+            members=scheduler.members(self._clock.now_s) if full else None,
         )
 
     def flush(self) -> None:
         """Reports what is held."""
         if self._held:
-            self._report(self, self.progress())
+            self._report()
+
+    def saved_tpot_s(self) -> list[float]:
+        """Saved TPOT of each request that decodes."""
+        batch, now_s = self.scheduler.board.batch, self._clock.now_s
+        return [
+            batch.gained(job) * job.slo.tpot_s - (now_s - job.decode_start_s)
+            for job in batch
+            if job.decode_start_s is not None
+        ]
+
+    def _report(self, outcome: StepOutcome | None = None) -> None:
+        if self.owner:
+            self.owner.report(self, self.progress(outcome))
 
     # Steps
 
@@ -139,11 +160,12 @@ class SimInstance:
         for event in self.scheduler.take_turn_events():
             if isinstance(event, TurnEnd):
                 self.flush()
-                self._closed(self, event)
+                if self.owner:
+                    self.owner.closed(self, event)
         if plan is None:
             self._stepping = False
             if before is not Phase.IDLE:
-                self._report(self, self.progress())
+                self._report()
             return
         duration_s = self.slowness * self._latency.step_s(
             plan.prompt_tokens, plan.pairs, plan.num_decodes, plan.context_tokens
@@ -160,8 +182,8 @@ class SimInstance:
         changed = outcome.prefilled or outcome.started or outcome.finished
         if changed:
             self._keep(outcome, duration_s)
-        if changed or self._eager():
-            self._report(self, self.progress(outcome))
+        if changed or (self.owner and self.owner.waiting()):
+            self._report(outcome)
         self._step(None)
 
     def _keep(self, outcome: StepOutcome, duration_s: float) -> None:

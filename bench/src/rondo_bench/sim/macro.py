@@ -8,6 +8,8 @@ from collections.abc import Callable
 from rondo.policy import events
 from rondo.policy.events import AnyEffect, Event, MacroScheduler
 from rondo.policy.fudg import FudgScheduler
+from rondo.policy.macro import MacroState
+from rondo.policy.overall import MacroSummary
 from rondo.policy.turns import TurnEnd
 from rondo.types import Progress
 from rondo_bench.sim.clock import VirtualClock
@@ -53,10 +55,10 @@ class SimMacro:
     def join(self, instance: SimInstance) -> None:
         """An instance joins with what it runs."""
         self.instances[instance.info.instance_id] = instance
+        instance.owner = self
+        progress = instance.progress(full=True)
         self._handle(
-            events.InstanceJoined(
-                at_s=self._clock.now_s, instance=instance.info, progress=instance.progress()
-            )
+            events.InstanceJoined(at_s=self._clock.now_s, instance=instance.info, progress=progress)
         )
         if self._mover and isinstance(self.policy, FudgScheduler):
             view = self.policy.views[instance.info.instance_id]
@@ -66,9 +68,30 @@ class SimMacro:
     def leave(self, instance_id: str) -> None:
         """An instance is gone."""
         if instance := self.instances.pop(instance_id, None):
+            instance.owner = None
             if self._mover:
                 self._mover.drop(instance)
             self._handle(events.InstanceLeft(at_s=self._clock.now_s, instance_id=instance_id))
+
+    def pending_ids(self) -> list[str]:
+        """Requests that wait for admission here."""
+        policy = self.policy
+        assert isinstance(policy, MacroState)
+        return [request.request_id for request in policy.pending]
+
+    def summary(self) -> MacroSummary:
+        """What the overall scheduler is told."""
+        infos = [instance.info for instance in self.instances.values()]
+        occupancies = [i.scheduler.occupancy() for i in self.instances.values()]
+        return MacroSummary(
+            model="",
+            num_instances=len(infos),
+            num_pending=self.policy.num_pending,
+            num_running=sum(len(i.scheduler.board.jobs) for i in self.instances.values()),
+            max_model_len=max((info.max_model_len for info in infos), default=0),
+            free_blocks=max((kv.free_blocks for kv in occupancies), default=0),
+            block_size=max((info.block_size for info in infos), default=1),
+        )
 
     def arrive(self, event: events.RequestArrived) -> None:
         """A request asks for admission; what instances hold back is reported first."""

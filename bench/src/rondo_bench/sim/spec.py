@@ -93,7 +93,9 @@ class ClusterSpec:
         return msgspec.structs.replace(self.profile, cpu_ms=self.cpu_ms, num_blocks=num_blocks)
 
     def macro_sizes(self) -> list[int]:
-        """Instances of each macro-instance."""
+        """Instances of each macro-instance; none where a scaler makes them."""
+        if not self.num_macros:
+            return []
         bounds = [-(-i * self.num_instances // self.num_macros) for i in range(self.num_macros + 1)]
         return [high - low for low, high in pairwise(bounds)]
 

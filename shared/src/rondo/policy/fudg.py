@@ -178,7 +178,7 @@ class FudgScheduler(MacroState):
         """Predicted decode step once the request and all that are on their way there decode."""
         tokens = view.context_tokens() + request.prompt_tokens
         tokens += sum(live.info.prompt_tokens for live in view.fresh.values())
-        return view.info.latency.step_s(0, 0, view.num_requests + 1, tokens)
+        return view.latency.step_s(0, 0, view.num_requests + 1, tokens)
 
     def _has_room(self, view: InstanceView, request: RequestInfo) -> bool:
         blocks = view.blocks.needed() + view.blocks.final(request)

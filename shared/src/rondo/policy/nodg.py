@@ -75,7 +75,7 @@ class NodgScheduler(MacroState):
                 instance_id=view.info.instance_id,
                 turn=view.turn,
                 predicted_ttft_s=wait_s,
-                predicted_tpot_s=view.info.latency.step_s(0, 0, num, tokens),
+                predicted_tpot_s=view.latency.step_s(0, 0, num, tokens),
                 reasons=(f"{view.info.instance_id}: {self._routing.value}, {num} there",),
             )
         )

@@ -150,7 +150,7 @@ class PadgScheduler(RollingScheduler):
     @staticmethod
     def _chunk_tokens(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
         """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
-        step_s, context = view.info.latency.step_s, view.context_tokens()
+        step_s, context = view.latency.step_s, view.context_tokens()
         low, high = 0, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
         while low < high:
             middle = (low + high + 1) // 2

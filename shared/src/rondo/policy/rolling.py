@@ -125,7 +125,7 @@ class RollingScheduler(MacroState):
     def _predicted_tpot_s(view: InstanceView) -> float:
         waiting = [*view.outstanding.values(), *(live.info for live in view.fresh.values())]
         tokens = view.context_tokens() + sum(request.prompt_tokens for request in waiting)
-        return view.info.latency.step_s(0, 0, len(view.running) + len(waiting), tokens)
+        return view.latency.step_s(0, 0, len(view.running) + len(waiting), tokens)
 
     # Turns
 

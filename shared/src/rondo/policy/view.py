@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rondo.perf.correction import CorrectedModel
 from rondo.policy.changes import Begun, Changes, Ended, spent_since
 from rondo.policy.events import InstanceInfo, TurnClosed
 from rondo.policy.forecast import Forecast
@@ -35,6 +36,7 @@ class InstanceView:
 
     def __init__(self, info: InstanceInfo, rank: int) -> None:
         self.info = info
+        self.latency = CorrectedModel(info.latency)
         self.rank = rank
         self.turn = 0
         self.turn_open = False
@@ -49,7 +51,7 @@ class InstanceView:
         self.fresh: dict[str, LiveRequest] = {}  # prefilled, decode not begun yet
         self.running = RunningSet()
         self.carry: dict[str, RequestInfo] = {}  # on the instance, but without a grant
-        self.handed = Forecast(info.latency, info.max_prefill_tokens)  # since decode resumed last
+        self.handed = Forecast(self.latency, info.max_prefill_tokens)  # since decode resumed last
         self.blocks = PlacedBlocks(info.block_size)
         self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
         self._ahead = 0  # prompt tokens computed of prompts that are not complete
@@ -80,7 +82,7 @@ class InstanceView:
 
     def alone_s(self, prompt_tokens: int) -> float:
         """Predicted prefill time of one prompt on this instance, were it idle."""
-        forecast = Forecast(self.info.latency, self.info.max_prefill_tokens)
+        forecast = Forecast(self.latency, self.info.max_prefill_tokens)
         return forecast.cost_with(prompt_tokens).duration_s
 
     def tightest(self) -> tuple[int, float]:
@@ -93,7 +95,7 @@ class InstanceView:
 
     def feasible_tpot_s(self, request: RequestInfo) -> float:
         """Its TPOT limit, or one that a lone request can meet here."""
-        alone_s = self.info.latency.step_s(0, 0, 1, request.prompt_tokens)
+        alone_s = self.latency.step_s(0, 0, 1, request.prompt_tokens)
         limit_s = request.slo.tpot_s
         return limit_s if alone_s <= limit_s else alone_s * INFEASIBLE_TPOT_FACTOR
 
@@ -105,7 +107,7 @@ class InstanceView:
 
     def decode_step_s(self) -> float:
         """Predicted time of a decode step now; 0 when nothing decodes."""
-        return self.info.latency.step_s(0, 0, len(self.running), self.context_tokens())
+        return self.latency.step_s(0, 0, len(self.running), self.context_tokens())
 
     # Changes
 
@@ -148,7 +150,7 @@ class InstanceView:
             return changes
         self.closed_s, self.last_turn_s = event.at_s, event.duration_s
         self.phase = Phase.DECODE
-        self.handed = Forecast(self.info.latency, self.info.max_prefill_tokens)
+        self.handed = Forecast(self.latency, self.info.max_prefill_tokens)
         self._forecasts.clear()
         for request_id in event.leftover:
             if request := self.outstanding.pop(request_id, None):
@@ -164,6 +166,8 @@ class InstanceView:
         self.blocks.used_blocks = progress.kv.used_blocks
         if not self.turn_open:  # a new owner goes on where the last one stopped
             self.turn = max(self.turn, progress.turn)
+        for step in progress.steps:
+            self.latency.observe(step)
         if self.outstanding or self.carry:
             self._prefilled(progress, changes)
         self.decode_steps = max(self.decode_steps, progress.decode_steps)
@@ -184,12 +188,12 @@ class InstanceView:
     def _build_forecast(self, batching: Batching) -> Forecast:
         tokens = batching.tokens or self.info.max_prefill_tokens
         if batching.kind is BatchKind.SEPARATE:
-            forecast = Forecast(self.info.latency, tokens)
+            forecast = Forecast(self.latency, tokens)
         else:
             riders = len(self.running)
             if batching.kind is BatchKind.CHUNKED:
                 tokens = max(LEAST_CHUNK_TOKENS, tokens - riders)
-            forecast = Forecast(self.info.latency, tokens, riders, self.context_tokens())
+            forecast = Forecast(self.latency, tokens, riders, self.context_tokens())
         ahead = self._ahead
         for request in self.outstanding.values():
             forecast.add(request.prompt_tokens, min(ahead, request.prompt_tokens - 1))
