@@ -16,11 +16,12 @@ SOURCES := shared services bench tests tools
 ENGINE ?= torch
 WORKERS ?= 2
 PORT ?= 8000
+LENGTHS ?= ../shared/data/lengths
 QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test check lint type imports format unit int e2e bench clean
+.PHONY: help run install install-dev test check lint type imports format unit int e2e bench reproduce clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +79,13 @@ e2e: install-dev ## Tests of whole clusters.
 
 bench: install ## What the bus and the services add to the engine's latency.
 	$(BIN)/rondo-bench latency --write docs/results/latency.md
+
+EXPERIMENTS := grid curves slo bursts scale ablations beyond mitosis speed
+
+reproduce: install ## The simulated evaluation, hours of it, and its report (LENGTHS=folder of length files).
+	for name in $(EXPERIMENTS); do \
+	    $(BIN)/rondo-bench experiment $$name --lengths-dir $(LENGTHS) || exit 1; done
+	$(BIN)/rondo-bench report --results docs/results/sim --out docs/results/sim.html --markdown docs/results/sim.md
 
 clean: ## Remove the venv, caches and run folders.
 	rm -rf $(VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

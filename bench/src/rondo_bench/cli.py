@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 
 from rondo.errors import ConfigError, RondoError
-from rondo_bench import replay_cmd
+from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
 from rondo_bench.report import cmd as report_cmd
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     sim_commands.add_parsers(commands)
     replay_cmd.add_parser(commands)
+    profile_cmd.add_parser(commands)
     experiment_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(

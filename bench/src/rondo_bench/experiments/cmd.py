@@ -13,6 +13,7 @@ from rondo_bench.experiments.beyond import run_beyond, run_mitosis
 from rondo_bench.experiments.cases import DATASETS, GPUS, SEEDS, Folders
 from rondo_bench.experiments.grid import run_grid
 from rondo_bench.experiments.results import write
+from rondo_bench.experiments.speed import run_speed
 from rondo_bench.experiments.sweeps import SWEEPS, run_sweep
 
 
@@ -23,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run one experiment of the evaluation and write its result file",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("name", choices=["grid", *SWEEPS, "beyond", "mitosis"])
+    parser.add_argument("name", choices=["grid", *SWEEPS, "beyond", "mitosis", "speed"])
     parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS), help="of the grid")
     parser.add_argument("--lengths-dir", type=Path, default=Path("../shared/data/lengths"))
     parser.add_argument("--results", type=Path, default=Path("docs/results/sim"))
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         records = run_beyond(folders, args.jobs, say)
     elif args.name == "mitosis":
         records = run_mitosis(folders, say)
+    elif args.name == "speed":
+        records = run_speed(folders, say)
     else:
         records = run_sweep(args.name, folders, args.jobs, say)
     num_requests = max(item.num_requests for item in DATASETS)

@@ -1,18 +1,21 @@
 """Mitosis scaling (EcoServe, arXiv 2504.18154, section 4.3): macro-instances that split and merge.
 
 Expansion adds instances one by one. When the macro-instance that grows would pass `n_upper`, it
-splits: `n_lower` of its instances become a new one. From then on the older is filled up to
+splits: the last `n_lower` to join become a new one. From then on the older is filled up to
 `n_upper` first, then the newer. Contraction takes instances from the smallest macro-instance until
 it has `n_lower`, then from a full one; two that have `n_upper` together, or fewer, merge. An
 instance that is taken away drains: it gets nothing new and finishes what it has. What moves between
 macro-instances is a handle, never running work.
 
-Beyond the paper: a draining instance is called back before a new one is asked for; a dead one may
-leave a macro-instance below `n_lower`, which then merges or is lent instances by the largest.
+Where the paper leaves room: contraction goes back the way that expansion came; it stays with the
+full one that it began with, and merges two as soon as one instance less lets it. Beyond the paper:
+a draining instance is called back before a new one is asked for; a dead one may leave a
+macro-instance below `n_lower`, which then merges or is lent instances by the largest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -21,7 +24,12 @@ from rondo.errors import ConfigError, InvariantError
 
 
 class MitosisSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of a macro-instance: N_l and N_u of the paper, which used 6 and 11."""
+    """Bounds of a macro-instance: N_l and N_u of the paper, which used 6 and 11.
+
+    A split makes n_lower and n_upper + 1 - n_lower of n_upper + 1, and neither may be too small:
+    so n_upper is at least 2 n_lower - 1. It also lets one that a death left too small always merge
+    or borrow: when it and another have more than n_upper together, the other can spare one.
+    """
 
     n_lower: int = 6
     n_upper: int = 11
@@ -49,16 +57,21 @@ class Create(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Remove(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A macro-instance has no instances any more."""
+    """A macro-instance has no active instances any more; what drains from it is the heir's now."""
 
     macro_id: str
+    heir_id: str
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A new instance, or one that was draining, takes requests of this macro-instance."""
+    """An instance takes requests of this macro-instance.
+
+    drained_from_id: where a called-back instance was draining from; None for a new one.
+    """
 
     instance_id: str
     macro_id: str
+    drained_from_id: str | None = None
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -97,8 +110,12 @@ class Mitosis:
         """Instances that take requests."""
         return sum(len(members) for members in self._macros.values())
 
+    def drains_from(self, instance_id: str) -> str | None:
+        """The macro-instance that answers for a draining instance until it is gone."""
+        return self._draining.get(instance_id)
+
     def macro_of(self, instance_id: str) -> str | None:
-        """The macro-instance that an active instance belongs to."""
+        """The macro-instance that an active instance belongs to; O(instances)."""
         for macro_id, members in self._macros.items():
             if instance_id in members:
                 return macro_id
@@ -113,16 +130,18 @@ class Mitosis:
         return self.add(next(reversed(self._draining)))
 
     def add(self, instance_id: str) -> list[ScalingEffect]:
-        """A new instance, or a draining one, joins."""
+        """A new instance, or a draining one, joins; nothing happens if it is active."""
         if self.macro_of(instance_id) is not None:
             return []
-        self._draining.pop(instance_id, None)
+        drained_from_id = self._draining.pop(instance_id, None)
         effects: list[ScalingEffect] = []
         macro_id = self._growing()
         if macro_id is None:
             macro_id = self._create(effects)
         self._macros[macro_id].append(instance_id)
-        effects.append(Join(instance_id=instance_id, macro_id=macro_id))
+        effects.append(
+            Join(instance_id=instance_id, macro_id=macro_id, drained_from_id=drained_from_id)
+        )
         if len(self._macros[macro_id]) > self.settings.n_upper:
             self._split(macro_id, effects)
         return effects
@@ -143,25 +162,37 @@ class Mitosis:
 
     # Contraction
 
-    def contract(self) -> list[ScalingEffect]:
-        """One instance drains, and macro-instances merge where they may; nothing if one is left."""
+    def contract(self, loads: Mapping[str, float] | None = None) -> list[ScalingEffect]:
+        """One instance drains, and macro-instances merge where they may; nothing if one is left.
+
+        Args:
+            loads: what the instances still have to do, in any unit; the least loaded of the
+                macro-instance goes, among equals the last to join. An absent one has nothing to do.
+        """
         if self.num_active <= 1:
             return []
         effects: list[ScalingEffect] = []
         macro_id = self._shrinking()
-        instance_id = self._macros[macro_id].pop()
+        members, work = self._macros[macro_id], loads or {}
+        instance_id = min(reversed(members), key=lambda member: work.get(member, 0.0))
+        members.remove(instance_id)
         self._draining[instance_id] = macro_id
         effects.append(Drain(instance_id=instance_id, macro_id=macro_id))
         self._settle(effects)
         return effects
 
     def _shrinking(self) -> str:
-        """The smallest above `n_lower`, then a full one: both are the smallest that can give."""
-        sizes = {macro_id: len(members) for macro_id, members in self._macros.items()}
-        smallest = min(sizes, key=lambda m: (sizes[m], -list(sizes).index(m)))
-        if len(sizes) == 1 or sizes[smallest] > self.settings.n_lower:
-            return smallest
-        return max(sizes, key=lambda m: (sizes[m], -list(sizes).index(m)))
+        """The smallest that has more than `n_lower`, among equals the newest.
+
+        It is the paper's rule: the smallest of all until it has `n_lower`, then a full one. When
+        one less lets the two smallest merge, the larger of them gives it.
+        """
+        if len(self._macros) == 1:
+            return next(iter(self._macros))
+        smallest = self._smallest()
+        if self._size(*smallest[:2]) <= self.settings.n_upper + 1:
+            return max(smallest[:2], key=self._size)
+        return next(m for m in smallest if self._size(m) > self.settings.n_lower)
 
     def finished(self, instance_id: str) -> bool:
         """A draining instance has nothing left and may go; False if it does not drain."""
@@ -170,7 +201,7 @@ class Mitosis:
     # Failure
 
     def lost(self, instance_id: str) -> list[ScalingEffect]:
-        """An instance is gone without having drained."""
+        """An instance is gone without having drained; nothing happens if it is not known."""
         effects: list[ScalingEffect] = []
         if self._draining.pop(instance_id, None) is None:
             macro_id = self.macro_of(instance_id)
@@ -181,17 +212,22 @@ class Mitosis:
 
     # Keeping the bounds
 
+    def _size(self, *macro_ids: str) -> int:
+        return sum(len(self._macros[macro_id]) for macro_id in macro_ids)
+
+    def _smallest(self) -> list[str]:
+        """All, the smallest first, among equals the newest first."""
+        newest_first = list(reversed(self._macros))
+        return sorted(newest_first, key=self._size)
+
     def _settle(self, effects: list[ScalingEffect]) -> None:
         """Merges the two smallest while they fit into one; lends to one that is too small."""
         while len(self._macros) > 1:
-            newest_first = list(reversed(self._macros))
-            first, second = sorted(newest_first, key=lambda m: len(self._macros[m]))[:2]
-            together = len(self._macros[first]) + len(self._macros[second])
-            if together <= self.settings.n_upper:
+            first, second, *_ = smallest = self._smallest()
+            if self._size(first, second) <= self.settings.n_upper:
                 self._merge(first, second, effects)
-            elif len(self._macros[first]) < self.settings.n_lower:
-                largest = max(self._macros, key=lambda m: len(self._macros[m]))
-                self._move(self._macros[largest][-1], largest, first, effects)
+            elif self._size(first) < self.settings.n_lower:
+                self._move(self._macros[smallest[-1]][-1], smallest[-1], first, effects)
             else:
                 return
 
@@ -202,8 +238,11 @@ class Mitosis:
             source_id, target_id = target_id, source_id
         for instance_id in list(self._macros[source_id]):
             self._move(instance_id, source_id, target_id, effects)
+        for instance_id, drained_from_id in self._draining.items():
+            if drained_from_id == source_id:
+                self._draining[instance_id] = target_id
         del self._macros[source_id]
-        effects.append(Remove(macro_id=source_id))
+        effects.append(Remove(macro_id=source_id, heir_id=target_id))
 
     def _create(self, effects: list[ScalingEffect]) -> str:
         macro_id = f"m{self._next}"
@@ -224,8 +263,12 @@ class Mitosis:
         seen = [i for members in self._macros.values() for i in members] + list(self._draining)
         if len(seen) != len(set(seen)):
             raise InvariantError("mitosis: an instance is in two places")
+        if any(macro_id not in self._macros for macro_id in self._draining.values()):
+            raise InvariantError("mitosis: an instance drains from nowhere")
         sizes = [len(members) for members in self._macros.values()]
         if any(size > self.settings.n_upper for size in sizes):
             raise InvariantError(f"mitosis: a macro-instance is too large: {sizes}")
         if len(sizes) > 1 and min(sizes) < self.settings.n_lower:
             raise InvariantError(f"mitosis: a macro-instance is too small: {sizes}")
+        if len(sizes) > 1 and sum(sorted(sizes)[:2]) <= self.settings.n_upper:
+            raise InvariantError(f"mitosis: two macro-instances should have merged: {sizes}")

@@ -69,7 +69,12 @@ class Samples:
 
 
 def calibrate(engine: Engine, *, budget_s: float = 2.0) -> LatencyProfile:
-    """Measures an idle engine for about `budget_s` seconds and leaves it empty.
+    """A profile of an idle engine, measured for about `budget_s` seconds."""
+    return fit_profile(engine.spec, measure(engine, budget_s=budget_s))
+
+
+def measure(engine: Engine, *, budget_s: float) -> Samples:
+    """Step times of an idle engine, which is left empty.
 
     Takes the median of equal steps. The cases that fit are run in rounds while time is left; one
     is run before all others, to warm up. On an engine so slow that the budget does not suffice for
@@ -91,7 +96,16 @@ def calibrate(engine: Engine, *, budget_s: float = 2.0) -> LatencyProfile:
                 _run_case(engine, case, samples)
                 cost_s[case] = time.perf_counter() - start_s
                 progress = True
-    return fit_profile(engine.spec, samples)
+    return samples
+
+
+def fit_errors(profile: LatencyProfile, samples: Samples) -> dict[str, list[float]]:
+    """|predicted - median measured| / measured, one value a case, for prefill and decode."""
+    pairs = {
+        "prefill": [(profile.prefill_s(c), median(t)) for c, t in samples.prefill.items()],
+        "decode": [(profile.decode_s(*key), median(t)) for key, t in samples.decode.items()],
+    }
+    return {kind: [abs(p - m) / m for p, m in values] for kind, values in pairs.items()}
 
 
 def _fits(spec: EngineSpec, case: Case) -> bool:

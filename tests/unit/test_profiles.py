@@ -1,0 +1,88 @@
+"""Built-in latency profiles, and foreign files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rondo.errors import ConfigError
+from rondo.perf.profile import builtin_names, load_profile, pool_blocks
+
+FIELDS = {
+    "prefill_floor_ms": [20.0, 0.1],
+    "prefill_line_ms": [5.0, 0.2],
+    "prefill_attn_ms": [0.0, 0.0, 1e-6],
+    "decode_ms": [20.0, 0.1, 1e-4],
+}
+
+
+def write(path: Path, content: object) -> str:
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_a_builtin_profile_is_whole_and_plausible(name: str) -> None:
+    profile = load_profile(name)
+    assert profile.name == name
+    assert len(profile.source) > 20
+    assert 0.005 < profile.decode_s(32, 16_000) < 0.1
+    assert profile.decode_s(64, 64_000) > profile.decode_s(32, 16_000)
+    one_s, four_s = (profile.step_s(n, n * n, 0, 0) for n in (1024, 4096))
+    assert 3 < four_s / one_s < 5
+    riding_s = profile.step_s(1024, 1024**2, 32, 16_000)
+    assert one_s < riding_s < one_s + profile.decode_s(32, 16_000)
+
+
+@pytest.mark.parametrize("name", [name for name in builtin_names() if "-tp" in name])
+def test_the_pool_follows_from_the_memory(name: str) -> None:
+    profile = load_profile(name)
+    if profile.num_gpus is None:
+        assert profile.num_blocks > 1000
+        return
+    assert profile.gpu_memory_bytes
+    assert profile.weight_bytes
+    assert profile.kv_bytes_per_token
+    free_bytes = 0.9 * profile.num_gpus * profile.gpu_memory_bytes - profile.weight_bytes
+    tokens = profile.num_blocks * profile.block_size
+    assert tokens * profile.kv_bytes_per_token == pytest.approx(free_bytes, rel=1e-3)
+
+
+def test_weights_that_fill_the_memory_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no room"):
+        pool_blocks(1, 10**9, 10**9, 1000)
+
+
+def test_a_foreign_file_needs_only_its_coefficients(tmp_path: Path) -> None:
+    path = write(tmp_path / "my-gpu.json", {**FIELDS, "mape": 0.03, "anything": [1]})
+    profile = load_profile(path)
+    assert (profile.name, profile.cpu_ms, profile.num_blocks) == ("my-gpu", 0.0, 4096)
+
+
+def test_an_entry_of_a_file_of_many_is_taken_by_its_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.json", {"_form": "text", "A|B (c/d)": FIELDS})
+    assert load_profile(f"{path}#A|B (c/d)").name == "A|B (c/d)"
+    with pytest.raises(ConfigError, match=r"no entry 'x'; it has: A\|B"):
+        load_profile(f"{path}#x")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"decode_ms": [1.0, 2.0]}, "decode_ms"),
+        ({"prefill_line_ms": None}, "prefill_line_ms"),
+        ({"num_blocks": 0}, "num_blocks"),
+        ({"cpu_ms": -1.0}, "cpu_ms"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_profile(write(tmp_path / "p.json", {**FIELDS, **change}))
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    fields = {key: value for key, value in FIELDS.items() if key != "decode_ms"}
+    with pytest.raises(ConfigError, match="decode_ms"):
+        load_profile(write(tmp_path / "p.json", fields))
