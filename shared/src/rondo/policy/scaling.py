@@ -1,21 +1,30 @@
 """When to add an instance and when to take one away (EcoServe, arXiv 2504.18154, section 4.3).
 
 The paper's triggers: mean TTFT of a window above its limit expands; mean saved TPOT above
-TTFT_limit x (n + 1) / n contracts. Against flapping, beyond the paper: several windows in a row
-have to agree, a decision has to take effect before the next, and contraction also needs a TTFT
-that leaves room for the load of the instance that goes. Refused requests count as TTFT missed.
+TTFT_limit x (n + 1) / n contracts. Refused requests count as TTFT missed. Against flapping, beyond
+the paper: several windows in a row have to agree, a decision has to take effect before the next,
+and contraction needs the state predicted for n - 1 instances to be far from an expansion: by TTFT,
+by the share of capacity used where that is known, and by memory, because a size that was too small
+for some load is not gone back to before the load has clearly fallen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
 
 from rondo.errors import ConfigError
 
-#: A size that was too small is tried again when the load is below this share of what it failed at.
+#: A size that was too small is tried again when the load is below this share of what it failed at,
 FALLEN_SHARE = 0.8
+#: or when each instance has served more than this multiple of that load with ease,
+EASY_FACTOR = 1.5
+#: over so many windows in a row.
+EASY_WINDOWS = 10
+#: Counts of requests are taken to be off by so many standard deviations (Poisson's) of theirs.
+NOISE_SIGMAS = 3.0
 
 
 class Verdict(Enum):
@@ -29,8 +38,11 @@ class Verdict(Enum):
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a macro-instance, or of all of one model, from `at_s - duration_s` on.
 
-    mean_ttft_s, mean_saved_tpot_s: None where nothing was seen. ttft_limit_s: the requests' mean
-    limit. num_served, num_refused: requests that began to decode, and that were refused for load.
+    num_instances: those that take requests at `at_s`. mean_ttft_s, mean_saved_tpot_s: None where
+    nothing was seen. ttft_limit_s: the requests' mean limit. num_served, num_refused: requests that
+    began to decode, and that were refused for load. used_share: estimate of the load over what the
+    instances could serve within the SLO, 1 when saturated; None if there is none. It is not the
+    time in which they stepped: an instance that decodes a single request is busy and nearly free.
     """
 
     at_s: float
@@ -41,6 +53,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     ttft_limit_s: float
     num_served: int
     num_refused: int
+    used_share: float | None = None
 
 
 class ScalingDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +66,11 @@ class ScalingDecision(msgspec.Struct, frozen=True, kw_only=True):
 class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds and patience.
 
-    expand_windows, contract_windows: so many in a row have to ask for it. cooldown_s: time for a
-    decision to take effect. refused_share: more refusals than this expand. room_share: contraction
-    needs a mean TTFT below this share of the limit, after scaling it by n / (n - 1).
+    expand_windows, contract_windows: so many in a row have to ask for it. cooldown_s: the least
+    time between two decisions. effect_timeout_s: a decision that has had no effect for so long is
+    given up. refused_share: more refusals than this expand. room_share: contraction needs the TTFT
+    predicted for n - 1 instances below this share of the limit. max_used_share: and their
+    predicted share of capacity used below this.
     """
 
     min_instances: int = 1
@@ -63,8 +78,10 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
     expand_windows: int = 1
     contract_windows: int = 3
     cooldown_s: float = 30.0
+    effect_timeout_s: float = 300.0
     refused_share: float = 0.01
     room_share: float = 0.5
+    max_used_share: float = 0.8
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_instances <= self.max_instances:
@@ -72,71 +89,180 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("expand_windows", "contract_windows"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, "must be at least 1")
-        if self.cooldown_s < 0:
-            raise ConfigError("cooldown_s", "must not be negative")
+        for name in ("cooldown_s", "effect_timeout_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(name, "must not be negative")
+        for name in ("refused_share", "room_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(name, "must be from 0 to 1")
+        if not 0 < self.max_used_share < 1:
+            raise ConfigError("max_used_share", "must lie between 0 and 1")
+
+
+class FailedSizes:
+    """Numbers of instances that were too small, with the load in requests/s that they failed at.
+
+    Loads are counts over spans and so have a range; what is uncertain never permits fewer.
+    """
+
+    def __init__(self) -> None:
+        self._loads: dict[int, tuple[float, float]] = {}
+
+    def failed(self, num_instances: int, windows: Sequence[Window]) -> None:
+        """These windows were too much for so many instances."""
+        low, high = _load_range(windows)
+        known = self._loads.get(num_instances, (low, high))
+        self._loads[num_instances] = min(low, known[0]), max(high, known[1])
+
+    def served(self, num_instances: int, windows: Sequence[Window]) -> None:
+        """These were served with ease: forgets what that disproves, as other requests came then."""
+        low = _load_range(windows)[0] / num_instances
+        self._loads = {
+            size: load for size, load in self._loads.items() if low <= EASY_FACTOR * load[1] / size
+        }
+
+    def too_small(self, num_instances: int, windows: Sequence[Window]) -> bool:
+        """Whether that many, or more, once failed at not much more than this load."""
+        failed = [low for size, (low, _) in self._loads.items() if size >= num_instances]
+        return bool(failed) and _load_range(windows)[1] > FALLEN_SHARE * min(failed)
+
+
+def _load_range(windows: Sequence[Window]) -> tuple[float, float]:
+    """Bounds of the offered requests/s."""
+    total = sum(window.num_served + window.num_refused for window in windows)
+    duration_s, noise = sum(window.duration_s for window in windows), NOISE_SIGMAS * total**0.5
+    return max(0.0, total - noise) / duration_s, (total + noise) / duration_s
 
 
 class ScalingTrigger:
-    """Takes windows in order, and asks for one instance more or less at a time."""
+    """Takes windows in order of `at_s`, and asks for one instance more or less at a time."""
 
     def __init__(self, settings: TriggerSettings | None = None) -> None:
         self.settings = settings or TriggerSettings()
+        self._failed = FailedSizes()
         self._asked = Verdict.HOLD
-        self._streak = 0
-        self._changed_s = float("-inf")
-        self._too_few = 0  # a size that was expanded, and the load that it could not serve
-        self._too_few_load = 0.0
+        self._streak: list[Window] = []  # the last windows, which all asked for the same
+        self._easy: list[Window] = []  # the last windows, which all were served with ease
+        self._size: int | None = None  # number of instances when the window began
+        self._target: int | None = None  # number that the last decision leads to
+        self._asked_more = False
+        self._decided_s = float("-inf")
 
     def observe(self, window: Window) -> ScalingDecision:
-        """One window; its decision is taken to be carried out."""
+        """One window; a decision other than HOLD is taken to be carried out."""
+        whole = self._size in (None, window.num_instances)
+        self._size = window.num_instances
+        if self._in_flight(window):
+            return self._hold(f"{self._target} instances were asked for and are not there yet")
         verdict, reason = self._wish(window)
-        self._streak = self._streak + 1 if verdict is self._asked else 1
-        self._asked = verdict
+        self._learn(window, verdict)
+        if verdict is Verdict.CONTRACT and not whole:
+            return self._hold("the number of instances changed within the window")
         if verdict is Verdict.HOLD:
-            return ScalingDecision(verdict=verdict, reason=reason)
-        settings = self.settings
-        needed = settings.expand_windows if verdict is Verdict.EXPAND else settings.contract_windows
-        if self._streak < needed:
-            waiting = f"{reason}; {self._streak} of {needed} windows"
-            return ScalingDecision(verdict=Verdict.HOLD, reason=waiting)
-        if window.at_s - self._changed_s < settings.cooldown_s:
-            return ScalingDecision(verdict=Verdict.HOLD, reason=f"{reason}; cooling down")
-        if verdict is Verdict.EXPAND:
-            self._too_few, self._too_few_load = window.num_instances, self._load(window)
-        self._changed_s, self._streak = window.at_s, 0
-        return ScalingDecision(verdict=verdict, reason=reason)
+            return self._hold(reason)
+        if verdict is not self._asked:
+            self._asked, self._streak = verdict, []
+        self._streak.append(window)
+        return self._decide(window, verdict, reason)
+
+    def _hold(self, reason: str) -> ScalingDecision:
+        self._asked, self._streak = Verdict.HOLD, []
+        return self._wait(reason)
 
     @staticmethod
-    def _load(window: Window) -> float:
-        return (window.num_served + window.num_refused) / window.duration_s
+    def _wait(reason: str) -> ScalingDecision:
+        return ScalingDecision(verdict=Verdict.HOLD, reason=reason)
+
+    def _in_flight(self, window: Window) -> bool:
+        """Whether the last decision has still to take effect: its instance is the one missing."""
+        if self._target is None:
+            return False
+        before = self._target - 1 if self._asked_more else self._target + 1
+        age_s = window.at_s - self._decided_s
+        if window.num_instances != before or age_s >= self.settings.effect_timeout_s:
+            self._target = None
+        return self._target is not None
+
+    def _learn(self, window: Window, verdict: Verdict) -> None:
+        """Ten easy windows in a row at one size may disprove what was once too small."""
+        if verdict is Verdict.EXPAND or not self._has_room(window, window.num_instances):
+            self._easy = []
+            return
+        if self._easy and self._easy[-1].num_instances != window.num_instances:
+            self._easy = []
+        self._easy.append(window)
+        if len(self._easy) == EASY_WINDOWS:
+            self._failed.served(window.num_instances, self._easy)
+            self._easy = []
+
+    def _decide(self, window: Window, verdict: Verdict, reason: str) -> ScalingDecision:
+        settings, num = self.settings, window.num_instances
+        expand = verdict is Verdict.EXPAND
+        needed = settings.expand_windows if expand else settings.contract_windows
+        self._streak = self._streak[-needed:]
+        if len(self._streak) < needed:
+            return self._wait(f"{reason}; {len(self._streak)} of {needed} windows")
+        if window.at_s - self._decided_s < settings.cooldown_s:
+            return self._wait(f"{reason}; cooling down")
+        if settings.min_instances <= num <= settings.max_instances:
+            if expand:
+                self._failed.failed(num, self._streak)
+            elif self._failed.too_small(num - 1, self._streak):
+                return self._wait(f"{reason}; but {num - 1} were too few for nearly this load")
+        self._asked_more, self._target = expand, num + (1 if expand else -1)
+        self._size = num if expand else num - 1
+        self._decided_s, self._streak = window.at_s, []
+        return ScalingDecision(verdict=verdict, reason=reason)
+
+    # What a window asks for
 
     def _wish(self, window: Window) -> tuple[Verdict, str]:
-        total = window.num_served + window.num_refused
-        if window.num_refused > self.settings.refused_share * total:
-            return self._expand(window, f"{window.num_refused} of {total} refused")
-        if window.mean_ttft_s is not None and window.mean_ttft_s > window.ttft_limit_s:
-            mean = f"mean TTFT {window.mean_ttft_s:.2f} s above {window.ttft_limit_s:.2f} s"
-            return self._expand(window, mean)
-        return self._contract(window)
-
-    def _expand(self, window: Window, why: str) -> tuple[Verdict, str]:
-        if window.num_instances >= self.settings.max_instances:
-            return Verdict.HOLD, f"{why}, but {window.num_instances} is the most allowed"
+        settings, num = self.settings, window.num_instances
+        if num < settings.min_instances:
+            return Verdict.EXPAND, f"{num} instances are below the least, {settings.min_instances}"
+        if num > settings.max_instances:
+            return Verdict.CONTRACT, f"{num} instances are above the most, {settings.max_instances}"
+        why = self._too_slow(window)
+        if why is None:
+            return self._contract(window)
+        if num == settings.max_instances:
+            return Verdict.HOLD, f"{why}, but {num} instances are the most allowed"
         return Verdict.EXPAND, why
 
+    def _too_slow(self, window: Window) -> str | None:
+        total = window.num_served + window.num_refused
+        if window.num_refused > self.settings.refused_share * total:
+            return f"{window.num_refused} of {total} refused"
+        if window.mean_ttft_s is not None and window.mean_ttft_s > window.ttft_limit_s:
+            return f"mean TTFT {window.mean_ttft_s:.2f} s above {window.ttft_limit_s:.2f} s"
+        return None
+
     def _contract(self, window: Window) -> tuple[Verdict, str]:
-        num, after = window.num_instances, window.num_instances - 1
-        if num <= self.settings.min_instances:
-            return Verdict.HOLD, "at the least allowed"
+        num, saved_s = window.num_instances, window.mean_saved_tpot_s
+        if num == self.settings.min_instances:
+            return Verdict.HOLD, f"{num} instances are the least allowed"
+        if window.num_refused:
+            return Verdict.HOLD, f"{window.num_refused} refused"
         threshold_s = window.ttft_limit_s * (num + 1) / num
-        saved_s = window.mean_saved_tpot_s
         if saved_s is not None and saved_s <= threshold_s:
             return Verdict.HOLD, f"mean saved TPOT {saved_s:.2f} s within {threshold_s:.2f} s"
         if saved_s is None and window.num_served:
             return Verdict.HOLD, "saved TPOT is not known"
-        ttft_s = (window.mean_ttft_s or 0.0) * num / after
-        if ttft_s > self.settings.room_share * window.ttft_limit_s:
-            return Verdict.HOLD, f"TTFT would be about {ttft_s:.2f} s with {after}"
-        if after <= self._too_few and self._load(window) > FALLEN_SHARE * self._too_few_load:
-            return Verdict.HOLD, f"{after} were too few for nearly this load"
-        return Verdict.CONTRACT, "saved TPOT and TTFT leave room for one instance less"
+        if not self._has_room(window, num - 1):
+            return Verdict.HOLD, f"{num - 1} instances would come too near to the limits"
+        saved = "nothing runs" if saved_s is None else f"mean saved TPOT {saved_s:.2f} s"
+        return Verdict.CONTRACT, f"{saved}, and {num - 1} instances would have room"
+
+    def _has_room(self, window: Window, num_instances: int) -> bool:
+        """Whether that many would serve the window's load, as predicted, far from an expansion."""
+        if not num_instances:
+            return False
+        growth = window.num_instances / num_instances
+        ttft_s, used = window.mean_ttft_s or 0.0, window.used_share
+        if used is None:
+            ttft_s *= growth
+        elif used * growth >= self.settings.max_used_share:
+            return False
+        else:  # waiting grows as in a queue
+            ttft_s *= (1 - used) / (1 - used * growth)
+        return ttft_s <= self.settings.room_share * window.ttft_limit_s
