@@ -15,10 +15,9 @@ from typing import Any
 
 import msgspec
 
-from rondo.policy.forecast import Forecast
+from rondo_bench.sim.capacity import rough_capacity
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.goodput import Goodput, GoodputSearch
-from rondo_bench.sim.lengths import load_lengths
 from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
 
@@ -93,7 +92,8 @@ def goodputs(
     def measure(rate: float, seeds: Sequence[int]) -> list[float]:
         return [attainment(cluster, workload, rate, seed) for seed in seeds]
 
-    search = GoodputSearch(measure, first_rate(cluster, workload), seeds, fine)
+    start = START_SHARE * rough_capacity(cluster, make_workload(workload))
+    search = GoodputSearch(measure, start, seeds, fine)
     return [search.find(target) for target in targets]
 
 
@@ -102,18 +102,6 @@ def attainment(cluster: ClusterSpec, workload: WorkloadSpec, rate: float, seed: 
     offered = msgspec.structs.replace(workload, rate=rate, seed=seed)
     records = SimCluster(cluster).run(make_workload(offered), seed).requests
     return sum(record.meets_slo for record in records) / len(records)
-
-
-def first_rate(cluster: ClusterSpec, workload: WorkloadSpec) -> float:
-    """A share of what prefill and decode apart could do."""
-    table = load_lengths(str(workload.lengths))
-    prompt = float(table.prompt_tokens.mean())
-    answer = float(table.output_tokens.mean())
-    latency, batch = cluster.latency(), 32
-    prefill_s = Forecast(latency, cluster.max_prefill_tokens).cost_with(int(prompt)).duration_s
-    context = int(batch * (prompt + answer / 2))
-    decode_s = latency.step_s(0, 0, batch, context) / batch * answer
-    return START_SHARE * cluster.num_instances / (prefill_s + decode_s)
 
 
 def _plain(value: Any) -> Any:

@@ -10,12 +10,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from rondo.errors import ConfigError
+from rondo_bench.sim.capacity import rough_capacity
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.goodput import Goodput, GoodputSearch
 from rondo_bench.sim.options import add_options, cluster_of, workload_of
 from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.summary import format_summary, summarize
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
+
+#: A search starts at this share of a rough capacity.
+START_SHARE = 0.4
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +41,9 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add_options(goodput)
     goodput.add_argument("--target", type=float, default=0.99, help="attainment to reach")
     goodput.add_argument("--seeds", type=int, default=3, help="runs at each rate, from --seed on")
-    goodput.add_argument("--start", type=float, default=1.0, help="lowest rate of the first scan")
+    goodput.add_argument(
+        "--start", type=float, default=None, help="first rate of the scan; by default a guess"
+    )
     goodput.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     goodput.set_defaults(run=run_goodput)
 
@@ -53,6 +60,10 @@ def run_simulate(args: argparse.Namespace) -> int:
 def run_goodput(args: argparse.Namespace) -> int:
     """A search; prints the rate, its interval and the attainment curve."""
     spec = cluster_of(args)
+    if not 0 < args.target <= 1:
+        raise ConfigError("--target", f"{args.target:g} is not above 0 and at most 1")
+    if args.seeds < 1:
+        raise ConfigError("--seeds", f"must be at least 1, not {args.seeds}")
     seeds = range(args.seed, args.seed + args.seeds)
     with ProcessPoolExecutor(max(1, min(args.jobs, args.seeds))) as pool:
 
@@ -60,7 +71,12 @@ def run_goodput(args: argparse.Namespace) -> int:
             workloads = [workload_of(args, seed, rate) for seed in seeds]
             return list(pool.map(partial(attainment_of, spec), workloads))
 
-        found = GoodputSearch(measure, args.start, seeds).find(args.target)
+        start = args.start
+        if start is None:
+            any_rate = args.rate or 1.0
+            arrivals = make_workload(workload_of(args, args.seed, any_rate))
+            start = START_SHARE * rough_capacity(spec, arrivals)
+        found = GoodputSearch(measure, start, seeds).find(args.target)
     print(json.dumps(_as_json(found)) if args.json else _as_text(found))
     return 0
 

@@ -10,21 +10,29 @@ for some load is not gone back to before the load has clearly fallen.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from itertools import pairwise
+from statistics import median
 
 import msgspec
 
 from rondo.errors import ConfigError
 
-#: A size that was too small is tried again when the load is below this share of what it failed at,
-FALLEN_SHARE = 0.8
+#: A size that was too small is tried again when peaks stay below this share of what it failed at,
+FALLEN_SHARE = 0.9
 #: or when each instance has served more than this multiple of that load with ease,
 EASY_FACTOR = 1.5
 #: over so many windows in a row.
 EASY_WINDOWS = 10
-#: Counts of requests are taken to be off by so many standard deviations (Poisson's) of theirs.
-NOISE_SIGMAS = 3.0
+#: Peaks are so many standard deviations above the mean of the last windows.
+PEAK_SIGMAS = 6.0
+#: The deviation is that of this many windows, of which this many have to be there.
+NOISE_WINDOWS = 100
+LEAST_NOISE_WINDOWS = 10
+#: Median of the absolute difference of two normal values, for a standard deviation of 1.
+NORMAL_MEDIAN_DIFFERENCE = 0.954
 
 
 class Verdict(Enum):
@@ -81,7 +89,7 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
     effect_timeout_s: float = 300.0
     refused_share: float = 0.01
     room_share: float = 0.5
-    max_used_share: float = 0.8
+    max_used_share: float = 0.9
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_instances <= self.max_instances:
@@ -99,39 +107,63 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("max_used_share", "must lie between 0 and 1")
 
 
-class FailedSizes:
-    """Numbers of instances that were too small, with the load in requests/s that they failed at.
+class LoadNoise:
+    """How much the load varies from window to window, in requests/s.
 
-    Loads are counts over spans and so have a range; what is uncertain never permits fewer.
+    By the median of the differences: a step of the load or a slow rise does not count as noise.
     """
 
     def __init__(self) -> None:
-        self._loads: dict[int, tuple[float, float]] = {}
+        self._rates: deque[float] = deque(maxlen=NOISE_WINDOWS)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough windows were seen."""
+        return len(self._rates) >= LEAST_NOISE_WINDOWS
+
+    def see(self, window: Window) -> None:
+        """One window more."""
+        self._rates.append(_rate((window,)))
+
+    def peak(self, windows: Sequence[Window]) -> float:
+        """What the load, of which these are the last windows, may rise to without having changed."""
+        rate = _rate(windows)
+        poisson = (rate / windows[-1].duration_s) ** 0.5
+        measured = median(abs(a - b) for a, b in pairwise(self._rates)) / NORMAL_MEDIAN_DIFFERENCE
+        return rate + PEAK_SIGMAS * max(poisson, measured)
+
+
+class FailedSizes:
+    """Numbers of instances that were too small, with the least load that they failed at."""
+
+    def __init__(self) -> None:
+        self._loads: dict[int, float] = {}
 
     def failed(self, num_instances: int, windows: Sequence[Window]) -> None:
         """These windows were too much for so many instances."""
-        low, high = _load_range(windows)
-        known = self._loads.get(num_instances, (low, high))
-        self._loads[num_instances] = min(low, known[0]), max(high, known[1])
+        load = _rate(windows)
+        self._loads[num_instances] = min(load, self._loads.get(num_instances, load))
 
     def served(self, num_instances: int, windows: Sequence[Window]) -> None:
         """These were served with ease: forgets what that disproves, as other requests came then."""
-        low = _load_range(windows)[0] / num_instances
+        share = _rate(windows) / num_instances
+        slack = PEAK_SIGMAS / windows[-1].duration_s ** 0.5
         self._loads = {
-            size: load for size, load in self._loads.items() if low <= EASY_FACTOR * load[1] / size
+            size: load
+            for size, load in self._loads.items()
+            if share <= EASY_FACTOR * (load + slack * load**0.5) / size
         }
 
-    def too_small(self, num_instances: int, windows: Sequence[Window]) -> bool:
+    def too_small(self, num_instances: int, peak: float) -> bool:
         """Whether that many, or more, once failed at not much more than this load."""
-        failed = [low for size, (low, _) in self._loads.items() if size >= num_instances]
-        return bool(failed) and _load_range(windows)[1] > FALLEN_SHARE * min(failed)
+        failed = [load for size, load in self._loads.items() if size >= num_instances]
+        return bool(failed) and peak > FALLEN_SHARE * min(failed)
 
 
-def _load_range(windows: Sequence[Window]) -> tuple[float, float]:
-    """Bounds of the offered requests/s."""
+def _rate(windows: Sequence[Window]) -> float:
+    """Offered requests/s."""
     total = sum(window.num_served + window.num_refused for window in windows)
-    duration_s, noise = sum(window.duration_s for window in windows), NOISE_SIGMAS * total**0.5
-    return max(0.0, total - noise) / duration_s, (total + noise) / duration_s
+    return total / sum(window.duration_s for window in windows)
 
 
 class ScalingTrigger:
@@ -140,6 +172,7 @@ class ScalingTrigger:
     def __init__(self, settings: TriggerSettings | None = None) -> None:
         self.settings = settings or TriggerSettings()
         self._failed = FailedSizes()
+        self._noise = LoadNoise()
         self._asked = Verdict.HOLD
         self._streak: list[Window] = []  # the last windows, which all asked for the same
         self._easy: list[Window] = []  # the last windows, which all were served with ease
@@ -152,6 +185,7 @@ class ScalingTrigger:
         """One window; a decision other than HOLD is taken to be carried out."""
         whole = self._size in (None, window.num_instances)
         self._size = window.num_instances
+        self._noise.see(window)
         if self._in_flight(window):
             return self._hold(f"{self._target} instances were asked for and are not there yet")
         verdict, reason = self._wish(window)
@@ -207,12 +241,24 @@ class ScalingTrigger:
         if settings.min_instances <= num <= settings.max_instances:
             if expand:
                 self._failed.failed(num, self._streak)
-            elif self._failed.too_small(num - 1, self._streak):
-                return self._wait(f"{reason}; but {num - 1} were too few for nearly this load")
+            elif objection := self._objection(num):
+                return self._wait(f"{reason}; but {objection}")
         self._asked_more, self._target = expand, num + (1 if expand else -1)
         self._size = num if expand else num - 1
         self._decided_s, self._streak = window.at_s, []
         return ScalingDecision(verdict=verdict, reason=reason)
+
+    def _objection(self, num: int) -> str | None:
+        """Why one of `num` may not go, although the last windows ask for it."""
+        if not self._noise.known:
+            return "too little is known of how the load varies"
+        peak = self._noise.peak(self._streak)
+        rise = peak / max(_rate(self._streak), 1e-9)
+        if self._failed.too_small(num - 1, peak):
+            return f"{num - 1} were too few for not much more than its peaks, {peak:.2f} requests/s"
+        if not all(self._has_room(window, num - 1, rise) for window in self._streak):
+            return f"peaks of {peak:.2f} requests/s would be too much for {num - 1}"
+        return None
 
     # What a window asks for
 
@@ -253,11 +299,11 @@ class ScalingTrigger:
         saved = "nothing runs" if saved_s is None else f"mean saved TPOT {saved_s:.2f} s"
         return Verdict.CONTRACT, f"{saved}, and {num - 1} instances would have room"
 
-    def _has_room(self, window: Window, num_instances: int) -> bool:
-        """Whether that many would serve the window's load, as predicted, far from an expansion."""
+    def _has_room(self, window: Window, num_instances: int, rise: float = 1.0) -> bool:
+        """Whether that many would serve `rise` times the window's load far from an expansion."""
         if not num_instances:
             return False
-        growth = window.num_instances / num_instances
+        growth = rise * window.num_instances / num_instances
         ttft_s, used = window.mean_ttft_s or 0.0, window.used_share
         if used is None:
             ttft_s *= growth

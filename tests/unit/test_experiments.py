@@ -1,0 +1,77 @@
+"""Experiments: jobs are cached by what they depend on, and baselines are tuned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rondo.types import Slo
+from rondo_bench.experiments import grid
+from rondo_bench.experiments.cases import PROFILES, Case, Dataset
+from rondo_bench.experiments.results import write
+from rondo_bench.experiments.search import Job, Record, run_jobs
+from rondo_bench.experiments.sweeps import ABLATIONS, SWEEPS
+from rondo_bench.report.data import load_results
+
+
+@pytest.fixture
+def lengths(tmp_path: Path) -> Path:
+    rows = "\n".join(f"{20 + 7 * i % 200},{5 + 3 * i % 40}" for i in range(50))
+    (tmp_path / "tiny.csv").write_text(f"num_prefill_tokens,num_decode_tokens\n{rows}\n")
+    return tmp_path
+
+
+CASE = Case("codellama-34b", "l20", Dataset("tiny", "tiny.csv", Slo(ttft_s=1.0, tpot_s=0.1), 60))
+
+
+def count(folder: str, number: int) -> list[Record]:
+    """Leaves a mark each time that it runs."""
+    path = Path(folder) / f"ran-{number}"
+    path.write_text(path.read_text() + "x" if path.exists() else "x")
+    return [{"number": number}]
+
+
+def test_a_job_runs_once_and_again_only_when_its_arguments_change(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def numbers(*wanted: int) -> list[int]:
+        jobs = [Job(count, (str(tmp_path), number)) for number in wanted]
+        return sorted(found[0]["number"] for _, found in run_jobs(jobs, cache, 2))
+
+    assert numbers(1, 2) == [1, 2]
+    assert numbers(2, 3) == [2, 3]
+    assert {p.name: p.read_text() for p in tmp_path.glob("ran-*")} == {
+        "ran-1": "x",
+        "ran-2": "x",
+        "ran-3": "x",
+    }
+
+
+def test_a_family_is_tuned_and_measured_at_each_target(
+    lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = ("chunked-jsq", "chunk_tokens", (32, 512), ("chunked-jsq", "chunked-rr"))
+    monkeypatch.setitem(grid.FAMILIES, "chunked", family)
+    records = grid.measure_family(CASE, "chunked", str(lengths))
+    assert [(r["system"], r["target"]) for r in records] == [
+        ("chunked-jsq", 0.99),
+        ("chunked-jsq", 0.9),
+        ("chunked-jsq", 0.5),
+        ("chunked-rr", 0.99),
+    ]
+    assert {r["tuned"]["chunk_tokens"] for r in records} == {512}
+    assert 0 < records[0]["rate"] <= records[1]["rate"] <= records[2]["rate"]
+    write(tmp_path / "results", "grid", records, seeds=(1, 2, 3), requests=60)
+    assert json.loads((tmp_path / "results" / "grid.json").read_text())["records"]
+    load_results(tmp_path / "results")
+
+
+def test_every_case_has_a_profile_and_every_sweep_has_jobs() -> None:
+    for model, gpu in PROFILES:
+        cluster = Case(model, gpu, CASE.dataset).cluster("padg")
+        assert cluster.latency().cpu_ms == 4.0
+    for jobs in (make("lengths") for make in SWEEPS.values()):
+        assert len(jobs) >= 8
+    assert len(ABLATIONS) >= 9
