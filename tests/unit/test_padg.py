@@ -238,7 +238,7 @@ def test_decisions_carry_their_reasons() -> None:
     cluster.run(until_s=0.0)
     [admit] = cluster.outcomes["r0"].admitted
     assert admit.reasons == ("i0: turn of 0.105 s fits",)
-    assert "r11 stays pending: i0: busy: 0.525 s of prompts before it" in cluster.journal[-1]
+    assert "r11 stays pending: i0: busy: 0.530 s of prompts before it" in cluster.journal[-1]
 
 
 def test_the_same_events_give_the_same_journal() -> None:
@@ -257,3 +257,14 @@ def test_the_same_events_give_the_same_journal() -> None:
 def test_a_knob_outside_its_range_is_refused(setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=setting):
         PadgSettings(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_a_long_prompt_behind_a_short_one_does_not_hold_its_answer_up() -> None:
+    # Nothing decodes yet: both prompts come before the first step.
+    cluster = VirtualCluster(PadgScheduler(), 1, num_blocks=4096, max_prefill_tokens=4096)
+    cluster.submit(request("short", 0.0, prompt=50, answer=50, ttft_s=1.0))
+    cluster.submit(request("long", 0.0, prompt=30_000, answer=5, ttft_s=30.0))
+    cluster.run()
+    assert cluster.outcomes["short"].ttft_s < 0.2
+    assert cluster.outcomes["short"].tpot_s <= 0.1
+    assert cluster.outcomes["long"].ttft_s <= 30.0

@@ -123,10 +123,12 @@ class PadgScheduler(RollingScheduler):
     def _sized(self, view: InstanceView, request: RequestInfo | None, at_s: float) -> Batching:
         """The largest step that the TPOT limits of all concerned allow, with `request` or without.
 
-        Its budget counts decodes too, so it goes on to hold when requests begin or end to decode.
+        A lone prompt goes in whole. The budget counts decodes too, so it goes on to hold when
+        requests begin or end to decode.
         """
         num_riders = len(view.running) + len(view.fresh)
-        if not num_riders:
+        num_prompts = len(view.outstanding) + (request is not None)
+        if not num_riders and num_prompts <= 1:
             return Batching()
         longest, limit_s = view.tightest()
         if request is not None:

@@ -2,14 +2,15 @@
 
 The paper's triggers: mean TTFT of a window above its limit expands; mean saved TPOT above
 TTFT_limit x (n + 1) / n contracts. Refused requests count as TTFT missed. Against flapping, beyond
-the paper: several windows in a row have to agree, a decision has to take effect before the next,
-and contraction needs the state predicted for n - 1 instances to be far from an expansion: by TTFT,
-by the share of capacity used where that is known, and by memory, because a size that was too small
-for some load is not gone back to before the load has clearly fallen.
+the paper: several windows in a row have to agree; a decision has to take effect before the next;
+n - 1 instances have to be predicted far from an expansion, even at the peaks of a load that varies
+as it lately did; and a size that was left alone for a while was the right one for its load, so
+only a load that has clearly fallen since then takes it down again.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
@@ -20,16 +21,14 @@ import msgspec
 
 from rondo.errors import ConfigError
 
-#: A size that was too small is tried again when peaks stay below this share of what it failed at,
-FALLEN_SHARE = 0.9
-#: or when each instance has served more than this multiple of that load with ease,
-EASY_FACTOR = 1.5
-#: over so many windows in a row.
-EASY_WINDOWS = 10
-#: Peaks are so many standard deviations above the mean of the last windows.
-PEAK_SIGMAS = 6.0
-#: The deviation is that of this many windows, of which this many have to be there.
-NOISE_WINDOWS = 100
+#: A size that was too small is tried again when peaks stay below this share of what it failed at.
+FAILED_SHARE = 0.9
+#: A load has clearly fallen when it is below this share of what it was.
+FALLEN_SHARE = 0.8
+#: Standard deviations between a mean and a peak, or between two means that surely differ.
+SURE_SIGMAS = 6.0
+#: The deviation is measured over this many windows, of which this many have to be there.
+NOISE_WINDOWS = 400
 LEAST_NOISE_WINDOWS = 10
 #: Median of the absolute difference of two normal values, for a standard deviation of 1.
 NORMAL_MEDIAN_DIFFERENCE = 0.954
@@ -76,9 +75,10 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     expand_windows, contract_windows: so many in a row have to ask for it. cooldown_s: the least
     time between two decisions. effect_timeout_s: a decision that has had no effect for so long is
-    given up. refused_share: more refusals than this expand. room_share: contraction needs the TTFT
-    predicted for n - 1 instances below this share of the limit. max_used_share: and their
-    predicted share of capacity used below this.
+    given up. settle_windows: a size left alone for so many goes down only when the load has clearly
+    fallen. refused_share: more refusals than this expand. room_share, max_used_share: contraction
+    needs the TTFT predicted for n - 1 instances below this share of the limit, and their predicted
+    used share below this.
     """
 
     min_instances: int = 1
@@ -87,6 +87,7 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
     contract_windows: int = 3
     cooldown_s: float = 30.0
     effect_timeout_s: float = 300.0
+    settle_windows: int = 20
     refused_share: float = 0.01
     room_share: float = 0.5
     max_used_share: float = 0.9
@@ -94,7 +95,7 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 1 <= self.min_instances <= self.max_instances:
             raise ConfigError("min_instances", f"{self.min_instances} is not from 1 to the maximum")
-        for name in ("expand_windows", "contract_windows"):
+        for name in ("expand_windows", "contract_windows", "settle_windows"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, "must be at least 1")
         for name in ("cooldown_s", "effect_timeout_s"):
@@ -107,61 +108,71 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("max_used_share", "must lie between 0 and 1")
 
 
-class LoadNoise:
-    """How much the load varies from window to window, in requests/s.
+class LoadMemory:
+    """What the load was: how it varies, the level that a size settled at, which sizes failed.
 
-    By the median of the differences: a step of the load or a slow rise does not count as noise.
+    Loads are offered requests/s.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settle_windows: int) -> None:
+        self._settle_windows = settle_windows
         self._rates: deque[float] = deque(maxlen=NOISE_WINDOWS)
-
-    @property
-    def known(self) -> bool:
-        """Whether enough windows were seen."""
-        return len(self._rates) >= LEAST_NOISE_WINDOWS
+        self._block: list[Window] = []  # since the last decision, or the last whole block
+        self._level: float | None = None  # highest block since the last decision
+        self._failed: dict[int, float] = {}  # size: least load that it failed at
 
     def see(self, window: Window) -> None:
         """One window more."""
         self._rates.append(_rate((window,)))
+        self._block.append(window)
+        if len(self._block) == self._settle_windows:
+            self._level = max(self._level or 0.0, _rate(self._block))
+            self._block = []
+            self._failed = {}
+
+    def decided(self, failed_size: int | None, windows: Sequence[Window]) -> None:
+        """The size changes now; `failed_size` was too small for the load of these windows."""
+        self._block, self._level = [], None
+        if failed_size is not None:
+            load = _rate(windows)
+            self._failed[failed_size] = min(load, self._failed.get(failed_size, load))
+
+    def objection(self, num_instances: int, windows: Sequence[Window]) -> str | None:
+        """Why the size may not go down to this many, although the last windows ask for it."""
+        if len(self._rates) < LEAST_NOISE_WINDOWS:
+            return f"only {len(self._rates)} of {LEAST_NOISE_WINDOWS} windows were seen"
+        rate = _rate(windows)
+        if self._level is not None:
+            sure = SURE_SIGMAS * self._deviation(windows) / len(windows) ** 0.5
+            fallen = min(FALLEN_SHARE * self._level, self._level - sure)
+            if rate >= fallen:
+                return (
+                    f"{rate:.2f} requests/s are not clearly below the {self._level:.2f} of before"
+                )
+        failed = [load for size, load in self._failed.items() if size >= num_instances]
+        if failed and self.peak(windows) > FAILED_SHARE * min(failed):
+            return f"{num_instances} were too few for {min(failed):.2f} requests/s"
+        return None
 
     def peak(self, windows: Sequence[Window]) -> float:
-        """What the load, of which these are the last windows, may rise to without having changed."""
-        rate = _rate(windows)
-        poisson = (rate / windows[-1].duration_s) ** 0.5
-        measured = median(abs(a - b) for a, b in pairwise(self._rates)) / NORMAL_MEDIAN_DIFFERENCE
-        return rate + PEAK_SIGMAS * max(poisson, measured)
+        """What the load of the last windows may rise to without having changed."""
+        return _rate(windows) + SURE_SIGMAS * self._deviation(windows)
 
+    def _deviation(self, windows: Sequence[Window]) -> float:
+        """Standard deviation from window to window, never below that of independent arrivals.
 
-class FailedSizes:
-    """Numbers of instances that were too small, with the least load that they failed at."""
-
-    def __init__(self) -> None:
-        self._loads: dict[int, float] = {}
-
-    def failed(self, num_instances: int, windows: Sequence[Window]) -> None:
-        """These windows were too much for so many instances."""
-        load = _rate(windows)
-        self._loads[num_instances] = min(load, self._loads.get(num_instances, load))
-
-    def served(self, num_instances: int, windows: Sequence[Window]) -> None:
-        """These were served with ease: forgets what that disproves, as other requests came then."""
-        share = _rate(windows) / num_instances
-        slack = PEAK_SIGMAS / windows[-1].duration_s ** 0.5
-        self._loads = {
-            size: load
-            for size, load in self._loads.items()
-            if share <= EASY_FACTOR * (load + slack * load**0.5) / size
-        }
-
-    def too_small(self, num_instances: int, peak: float) -> bool:
-        """Whether that many, or more, once failed at not much more than this load."""
-        failed = [load for size, load in self._loads.items() if size >= num_instances]
-        return bool(failed) and peak > FALLEN_SHARE * min(failed)
+        It grows with the root of the load. By the median of the differences: a step or a slow rise
+        of the load is no noise.
+        """
+        scaled = [
+            abs(a - b) / math.sqrt((a + b) / 2) if a + b else 0.0 for a, b in pairwise(self._rates)
+        ]
+        independent = 1 / math.sqrt(windows[-1].duration_s)
+        measured = median(scaled) / NORMAL_MEDIAN_DIFFERENCE
+        return max(independent, measured) * math.sqrt(_rate(windows))
 
 
 def _rate(windows: Sequence[Window]) -> float:
-    """Offered requests/s."""
     total = sum(window.num_served + window.num_refused for window in windows)
     return total / sum(window.duration_s for window in windows)
 
@@ -171,11 +182,9 @@ class ScalingTrigger:
 
     def __init__(self, settings: TriggerSettings | None = None) -> None:
         self.settings = settings or TriggerSettings()
-        self._failed = FailedSizes()
-        self._noise = LoadNoise()
+        self._memory = LoadMemory(self.settings.settle_windows)
         self._asked = Verdict.HOLD
         self._streak: list[Window] = []  # the last windows, which all asked for the same
-        self._easy: list[Window] = []  # the last windows, which all were served with ease
         self._size: int | None = None  # number of instances when the window began
         self._target: int | None = None  # number that the last decision leads to
         self._asked_more = False
@@ -185,11 +194,10 @@ class ScalingTrigger:
         """One window; a decision other than HOLD is taken to be carried out."""
         whole = self._size in (None, window.num_instances)
         self._size = window.num_instances
-        self._noise.see(window)
+        self._memory.see(window)
         if self._in_flight(window):
             return self._hold(f"{self._target} instances were asked for and are not there yet")
         verdict, reason = self._wish(window)
-        self._learn(window, verdict)
         if verdict is Verdict.CONTRACT and not whole:
             return self._hold("the number of instances changed within the window")
         if verdict is Verdict.HOLD:
@@ -217,18 +225,6 @@ class ScalingTrigger:
             self._target = None
         return self._target is not None
 
-    def _learn(self, window: Window, verdict: Verdict) -> None:
-        """Ten easy windows in a row at one size may disprove what was once too small."""
-        if verdict is Verdict.EXPAND or not self._has_room(window, window.num_instances):
-            self._easy = []
-            return
-        if self._easy and self._easy[-1].num_instances != window.num_instances:
-            self._easy = []
-        self._easy.append(window)
-        if len(self._easy) == EASY_WINDOWS:
-            self._failed.served(window.num_instances, self._easy)
-            self._easy = []
-
     def _decide(self, window: Window, verdict: Verdict, reason: str) -> ScalingDecision:
         settings, num = self.settings, window.num_instances
         expand = verdict is Verdict.EXPAND
@@ -238,11 +234,10 @@ class ScalingTrigger:
             return self._wait(f"{reason}; {len(self._streak)} of {needed} windows")
         if window.at_s - self._decided_s < settings.cooldown_s:
             return self._wait(f"{reason}; cooling down")
-        if settings.min_instances <= num <= settings.max_instances:
-            if expand:
-                self._failed.failed(num, self._streak)
-            elif objection := self._objection(num):
-                return self._wait(f"{reason}; but {objection}")
+        in_bounds = settings.min_instances <= num <= settings.max_instances
+        if in_bounds and not expand and (objection := self._objection(num)):
+            return self._wait(f"{reason}; but {objection}")
+        self._memory.decided(num if expand and in_bounds else None, self._streak)
         self._asked_more, self._target = expand, num + (1 if expand else -1)
         self._size = num if expand else num - 1
         self._decided_s, self._streak = window.at_s, []
@@ -250,12 +245,11 @@ class ScalingTrigger:
 
     def _objection(self, num: int) -> str | None:
         """Why one of `num` may not go, although the last windows ask for it."""
-        if not self._noise.known:
-            return "too little is known of how the load varies"
-        peak = self._noise.peak(self._streak)
-        rise = peak / max(_rate(self._streak), 1e-9)
-        if self._failed.too_small(num - 1, peak):
-            return f"{num - 1} were too few for not much more than its peaks, {peak:.2f} requests/s"
+        if objection := self._memory.objection(num - 1, self._streak):
+            return objection
+        peak = self._memory.peak(self._streak)
+        rates = _rate(self._streak)
+        rise = peak / rates if rates else 1.0
         if not all(self._has_room(window, num - 1, rise) for window in self._streak):
             return f"peaks of {peak:.2f} requests/s would be too much for {num - 1}"
         return None
