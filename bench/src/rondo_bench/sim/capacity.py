@@ -17,7 +17,7 @@ def rough_capacity(cluster: ClusterSpec, arrivals: Sequence[Arrival]) -> float:
     latency = cluster.latency()
     prompt = sum(a.prompt_tokens for a in arrivals) / len(arrivals)
     answer = sum(a.output_tokens for a in arrivals) / len(arrivals)
-    prefill_s = Forecast(latency, cluster.max_prefill_tokens).cost_with(round(prompt)).duration_s
+    prefill_s = Forecast(latency, cluster.max_prefill_tokens).cost_with_s(round(prompt))
     context = round(BATCH * (prompt + answer / 2))
     decode_s = latency.step_s(0, 0, BATCH, context) / BATCH * answer
     return cluster.num_instances / (prefill_s + decode_s)

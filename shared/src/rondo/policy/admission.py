@@ -50,7 +50,7 @@ def paper_check(
     Where the paper leaves room, the reading that serves it better was taken: prompts of one turn
     share steps, and the TTFT check knows how long the request has waited already.
     """
-    turn_s = view.handed.cost_with(request.prompt_tokens).duration_s
+    turn_s = view.handed.cost_with_s(request.prompt_tokens)
     ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
     if ttft_s > request.slo.ttft_s:
         return Verdict(Failed.TTFT, ttft_s, f"turn of {turn_s:.3f} s")

@@ -136,10 +136,10 @@ class FudgScheduler(MacroState):
         """Predicted work; among equals it is good to have an idle decode instance beside."""
         node = self.node_of(view)
         beside = (v.num_requests for v in self._decodes() if self.node_of(v) == node)
-        return view.forecast(self._batching).cost().duration_s, min(beside, default=math.inf)
+        return view.forecast(self._batching).cost_s(), min(beside, default=math.inf)
 
     def _admit(self, view: InstanceView, request: RequestInfo, at_s: float) -> None:
-        cost = view.forecast(self._batching).cost_with(request.prompt_tokens)
+        cost_s = view.forecast(self._batching).cost_with_s(request.prompt_tokens)
         opens = view.grant([request], at_s)
         decodes = self._decodes()
         tpot_s = min((self._step_with_s(v, request) for v in decodes), default=0.0)
@@ -149,7 +149,7 @@ class FudgScheduler(MacroState):
                 request_id=request.request_id,
                 instance_id=view.info.instance_id,
                 turn=view.turn,
-                predicted_ttft_s=at_s - request.arrival_s + cost.duration_s,
+                predicted_ttft_s=at_s - request.arrival_s + cost_s,
                 predicted_tpot_s=tpot_s,
                 reasons=(f"{view.info.instance_id}: least prefill work, {num} there",),
             )

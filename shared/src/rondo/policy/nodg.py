@@ -64,8 +64,8 @@ class NodgScheduler(MacroState):
 
     def _admit(self, view: InstanceView, request: RequestInfo, at_s: float) -> None:
         self._last_rank = view.rank
-        cost = view.forecast(self._batching).cost_with(request.prompt_tokens)
-        wait_s = at_s - request.arrival_s + view.switch_wait_s() + cost.duration_s
+        cost_s = view.forecast(self._batching).cost_with_s(request.prompt_tokens)
+        wait_s = at_s - request.arrival_s + view.switch_wait_s() + cost_s
         opens = view.grant([request], at_s)
         num = view.num_requests
         tokens = view.context_tokens() + request.prompt_tokens

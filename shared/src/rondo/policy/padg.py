@@ -105,10 +105,10 @@ class PadgScheduler(RollingScheduler):
         if batching.tokens <= num_riders and num_riders:
             return Verdict(Failed.TPOT, 0.0, f"{num_riders} decodes leave no time for a prompt")
         forecast = view.forecast(batching)
-        queued_s = forecast.cost().duration_s if view.outstanding else 0.0
+        queued_s = forecast.cost_s() if view.outstanding else 0.0
         if queued_s > self.settings.horizon_s:
             return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
-        turn_s = forecast.cost_with(request.prompt_tokens).duration_s
+        turn_s = forecast.cost_with_s(request.prompt_tokens)
         ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
         if ttft_s > request.slo.ttft_s and not self._is_late(request):
             return Verdict(Failed.TTFT, ttft_s, f"decode would start {ttft_s:.3f} s after arrival")

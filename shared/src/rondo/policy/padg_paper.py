@@ -57,7 +57,7 @@ class PaperPadgScheduler(RollingScheduler):
         if views[number] is not view:
             return Verdict(Failed.BUSY, 0.0, "not its interval")
         needed = view.blocks.needed() + view.blocks.final(request)
-        turn_s = view.handed.cost_with(request.prompt_tokens).duration_s
+        turn_s = view.handed.cost_with_s(request.prompt_tokens)
         return admission.with_memory(view, needed, view.switch_wait_s() + turn_s, turn_s)
 
     def _order(self, request: RequestInfo) -> list[InstanceView]:

@@ -43,8 +43,3 @@ class PlacedBlocks:
         """Blocks of everything placed here when it ends as predicted; more where answers turned
         out longer."""
         return max(self._sum_final, self.used_blocks + self._sum_waiting)
-
-    @property
-    def waiting_blocks(self) -> int:
-        """Blocks of the requests whose prompts are not computed yet."""
-        return self._sum_waiting

@@ -15,7 +15,6 @@ class JobPool:
 
     def __init__(self, ledger: KvLedger) -> None:
         self.ledger = ledger
-        self.peak_used_blocks = 0
         self._reserved_blocks = 0
 
     def enter(self, job: Job) -> None:
@@ -28,9 +27,6 @@ class JobPool:
         if not self.ledger.grow(job.request_id, num_tokens):
             return False
         self._reserved_blocks += self._expected(job) - before
-        self.peak_used_blocks = max(
-            self.peak_used_blocks, self.ledger.num_blocks - self.ledger.num_free
-        )
         return True
 
     def free(self, job: Job) -> None:

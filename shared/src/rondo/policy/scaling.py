@@ -10,28 +10,20 @@ only a load that has clearly fallen since then takes it down again.
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Sequence
 from enum import Enum
-from itertools import pairwise
-from statistics import median
 
 import msgspec
 
 from rondo.errors import ConfigError
+from rondo.policy.load_memory import LoadMemory, Window, offered_rate
 
-#: A size that was too small is tried again when peaks stay below this share of what it failed at.
-FAILED_SHARE = 0.9
-#: A load has clearly fallen when it is below this share of what it was.
-FALLEN_SHARE = 0.8
-#: Standard deviations between a mean and a peak, or between two means that surely differ.
-SURE_SIGMAS = 6.0
-#: The deviation is measured over this many windows, of which this many have to be there.
-NOISE_WINDOWS = 400
-LEAST_NOISE_WINDOWS = 10
-#: Median of the absolute difference of two normal values, for a standard deviation of 1.
-NORMAL_MEDIAN_DIFFERENCE = 0.954
+__all__ = [
+    "ScalingDecision",
+    "ScalingTrigger",
+    "TriggerSettings",
+    "Verdict",
+    "Window",
+]
 
 
 class Verdict(Enum):
@@ -40,27 +32,6 @@ class Verdict(Enum):
     HOLD = "hold"
     EXPAND = "expand"
     CONTRACT = "contract"
-
-
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of a macro-instance, or of all of one model, from `at_s - duration_s` on.
-
-    num_instances: those that take requests at `at_s`. mean_ttft_s, mean_saved_tpot_s: None where
-    nothing was seen. ttft_limit_s: the requests' mean limit. num_served, num_refused: requests that
-    began to decode, and that were refused for load. used_share: estimate of the load over what the
-    instances could serve within the SLO, 1 when saturated; None if there is none. It is not the
-    time in which they stepped: an instance that decodes a single request is busy and nearly free.
-    """
-
-    at_s: float
-    duration_s: float
-    num_instances: int
-    mean_ttft_s: float | None
-    mean_saved_tpot_s: float | None
-    ttft_limit_s: float
-    num_served: int
-    num_refused: int
-    used_share: float | None = None
 
 
 class ScalingDecision(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,75 +77,6 @@ class TriggerSettings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(name, "must be from 0 to 1")
         if not 0 < self.max_used_share < 1:
             raise ConfigError("max_used_share", "must lie between 0 and 1")
-
-
-class LoadMemory:
-    """What the load was: how it varies, the level that a size settled at, which sizes failed.
-
-    Loads are offered requests/s.
-    """
-
-    def __init__(self, settle_windows: int) -> None:
-        self._settle_windows = settle_windows
-        self._rates: deque[float] = deque(maxlen=NOISE_WINDOWS)
-        self._block: list[Window] = []  # since the last decision, or the last whole block
-        self._level: float | None = None  # highest block since the last decision
-        self._failed: dict[int, float] = {}  # size: least load that it failed at
-
-    def see(self, window: Window) -> None:
-        """One window more."""
-        self._rates.append(_rate((window,)))
-        self._block.append(window)
-        if len(self._block) == self._settle_windows:
-            self._level = max(self._level or 0.0, _rate(self._block))
-            self._block = []
-            self._failed = {}
-
-    def decided(self, failed_size: int | None, windows: Sequence[Window]) -> None:
-        """The size changes now; `failed_size` was too small for the load of these windows."""
-        self._block, self._level = [], None
-        if failed_size is not None:
-            load = _rate(windows)
-            self._failed[failed_size] = min(load, self._failed.get(failed_size, load))
-
-    def objection(self, num_instances: int, windows: Sequence[Window]) -> str | None:
-        """Why the size may not go down to this many, although the last windows ask for it."""
-        if len(self._rates) < LEAST_NOISE_WINDOWS:
-            return f"only {len(self._rates)} of {LEAST_NOISE_WINDOWS} windows were seen"
-        rate = _rate(windows)
-        if self._level is not None:
-            sure = SURE_SIGMAS * self._deviation(windows) / len(windows) ** 0.5
-            fallen = min(FALLEN_SHARE * self._level, self._level - sure)
-            if rate >= fallen:
-                return (
-                    f"{rate:.2f} requests/s are not clearly below the {self._level:.2f} of before"
-                )
-        failed = [load for size, load in self._failed.items() if size >= num_instances]
-        if failed and self.peak(windows) > FAILED_SHARE * min(failed):
-            return f"{num_instances} were too few for {min(failed):.2f} requests/s"
-        return None
-
-    def peak(self, windows: Sequence[Window]) -> float:
-        """What the load of the last windows may rise to without having changed."""
-        return _rate(windows) + SURE_SIGMAS * self._deviation(windows)
-
-    def _deviation(self, windows: Sequence[Window]) -> float:
-        """Standard deviation from window to window, never below that of independent arrivals.
-
-        It grows with the root of the load. By the median of the differences: a step or a slow rise
-        of the load is no noise.
-        """
-        scaled = [
-            abs(a - b) / math.sqrt((a + b) / 2) if a + b else 0.0 for a, b in pairwise(self._rates)
-        ]
-        independent = 1 / math.sqrt(windows[-1].duration_s)
-        measured = median(scaled) / NORMAL_MEDIAN_DIFFERENCE
-        return max(independent, measured) * math.sqrt(_rate(windows))
-
-
-def _rate(windows: Sequence[Window]) -> float:
-    total = sum(window.num_served + window.num_refused for window in windows)
-    return total / sum(window.duration_s for window in windows)
 
 
 class ScalingTrigger:
@@ -248,7 +150,7 @@ class ScalingTrigger:
         if objection := self._memory.objection(num - 1, self._streak):
             return objection
         peak = self._memory.peak(self._streak)
-        rates = _rate(self._streak)
+        rates = offered_rate(self._streak)
         rise = peak / rates if rates else 1.0
         if not all(self._has_room(window, num - 1, rise) for window in self._streak):
             return f"peaks of {peak:.2f} requests/s would be too much for {num - 1}"

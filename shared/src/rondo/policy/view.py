@@ -43,8 +43,6 @@ class InstanceView:
         self.turn_opened_s = 0.0
         self.batching = Batching()  # of the last grant
         self.lost_grants: list[str] = []  # outstanding, but the instance knows of no grant
-        self.closed_s = 0.0
-        self.last_turn_s = 0.0
         self.decode_steps = 0
         self.phase = Phase.IDLE
         self.outstanding: dict[str, RequestInfo] = {}  # granted, not yet prefilled
@@ -83,7 +81,7 @@ class InstanceView:
     def alone_s(self, prompt_tokens: int) -> float:
         """Predicted prefill time of one prompt on this instance, were it idle."""
         forecast = Forecast(self.latency, self.info.max_prefill_tokens)
-        return forecast.cost_with(prompt_tokens).duration_s
+        return forecast.cost_with_s(prompt_tokens)
 
     def tightest(self) -> tuple[int, float]:
         """The longest prompt that waits here, and the least TPOT limit of all that are here."""
@@ -148,7 +146,6 @@ class InstanceView:
         changes = Changes()
         if event.turn != self.turn:
             return changes
-        self.closed_s, self.last_turn_s = event.at_s, event.duration_s
         self.phase = Phase.DECODE
         self.handed = Forecast(self.latency, self.info.max_prefill_tokens)
         self._forecasts.clear()
