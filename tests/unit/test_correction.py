@@ -77,3 +77,13 @@ def test_factors_and_errors_stay_within_their_bounds(durations_s: list[float]) -
         model.observe(step(duration_s))
         assert LEAST <= model.factor(DECODE) <= MOST
         assert 0.0 <= model.error(DECODE) <= 1.0
+
+
+@pytest.mark.parametrize("duration_s", [float("nan"), float("inf"), -1.0, 0.0])
+def test_a_duration_that_is_none_is_not_learnt_from(duration_s: float) -> None:
+    model = CorrectedModel(PROFILE)
+    for _ in range(20):
+        model.observe(step(duration_s))
+        model.observe(step(1.2 * predicted_s()))
+    assert model.factor(DECODE) == pytest.approx(1.2)
+    assert 0.0 <= model.error(DECODE) < 0.17

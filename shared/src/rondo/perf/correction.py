@@ -9,6 +9,8 @@ give the same factors, so decisions that follow from them can be replayed.
 
 from __future__ import annotations
 
+from math import inf
+
 from rondo.types import LatencyModel, StepStat
 
 #: After so many steps of a kind the past counts half.
@@ -48,7 +50,7 @@ class CorrectedModel:
         predicted_s = self._base.step_s(
             step.prompt_tokens, step.pairs, step.num_decodes, step.context_tokens
         )
-        if predicted_s <= 0 or step.duration_s <= 0:
+        if not (predicted_s > 0 and 0 < step.duration_s < inf):  # nan would stay for ever
             return
         ratio, factor = step.duration_s / predicted_s, self._factors[kind]
         error = abs(self._used[kind] * predicted_s - step.duration_s) / step.duration_s

@@ -24,6 +24,16 @@ from rondo.types import Chunk
 
 #: Share of the GPUs' memory that an engine uses, as vLLM's default.
 MEMORY_SHARE = 0.9
+#: Smallest values that make sense.
+_LEAST = {
+    "cpu_ms": 0,
+    "block_size": 1,
+    "num_blocks": 1,
+    "num_gpus": 1,
+    "gpu_memory_bytes": 1,
+    "weight_bytes": 0,
+    "kv_bytes_per_token": 1,
+}
 
 
 class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +45,8 @@ class LatencyProfile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str = ""
     source: str = ""
+    licence: str = ""
+    """Of the data that the coefficients were made from."""
     prefill_floor_ms: tuple[float, float]
     prefill_line_ms: tuple[float, float]
     prefill_attn_ms: tuple[float, float, float]
@@ -112,45 +124,74 @@ def builtin_names() -> list[str]:
 def load_profile(name_or_path: str) -> LatencyProfile:
     """A profile by built-in name or JSON file; `FILE#KEY` takes one entry of a file of many.
 
-    Fields that Rondo does not know are ignored; the name is that of the file or entry if none is
-    given.
+    Fields that Rondo does not know are ignored; name and source are the file's or entry's if none
+    are given. A KEY that is only the beginning of keys, up to a "|", takes the first of them.
 
     Raises:
         ConfigError: no such name, file or entry, or a field is missing or of the wrong type.
     """
-    path, _, key = name_or_path.partition("#")
-    if path.endswith(".json") or Path(path).is_file():
-        if not Path(path).is_file():
-            raise ConfigError("profile", f"no file {path}")
-        data, name = Path(path).read_bytes(), key or Path(path).stem
+    path, key = _split(name_or_path)
+    if path is not None:
+        data, name = path.read_bytes(), path.stem
     elif name_or_path in builtin_names():
         data = (resources.files("rondo.perf") / "profiles" / f"{name_or_path}.json").read_bytes()
         name = name_or_path
+    elif ".json" in name_or_path:
+        raise ConfigError("profile", f"no file {name_or_path}")
     else:
         known = ", ".join(builtin_names())
         raise ConfigError("profile", f"{name_or_path!r} is neither a file nor one of: {known}")
     try:
-        fields = _entry(msgspec.json.decode(data, type=dict[str, object]), path, key)
+        fields = msgspec.json.decode(data, type=dict[str, object])
+        if key:
+            name, fields = _entry(fields, key)
         profile = msgspec.convert(fields, type=LatencyProfile)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        _check(profile)
+    except (msgspec.DecodeError, ValueError) as error:  # ValidationError is both
         raise ConfigError("profile", f"{name_or_path}: {error}") from error
-    for field in ("cpu_ms", "block_size", "num_blocks"):
-        if getattr(profile, field) < (0 if field == "cpu_ms" else 1):
-            raise ConfigError("profile", f"{name_or_path}: {field} is {getattr(profile, field)}")
     if "num_blocks" not in fields and (sizes := _sizes(profile)):
         num_blocks = pool_blocks(*sizes, block_size=profile.block_size)
         profile = msgspec.structs.replace(profile, num_blocks=num_blocks)
-    return msgspec.structs.replace(profile, name=profile.name or name)
+    source = profile.source or f"file {name_or_path}"
+    return msgspec.structs.replace(profile, name=profile.name or name, source=source)
 
 
-def _entry(data: dict[str, object], path: str, key: str) -> dict[str, object]:
-    if not key:
-        return data
-    entry = data.get(key)
-    if not isinstance(entry, dict):
-        known = ", ".join(name for name, value in data.items() if isinstance(value, dict))
-        raise ConfigError("profile", f"{path} has no entry {key!r}; it has: {known}")
-    return entry
+def _split(name_or_path: str) -> tuple[Path | None, str]:
+    """The file and the key that are meant; no file for a name. Both may contain '#'."""
+    ends = [len(name_or_path), *(i for i, char in enumerate(name_or_path) if char == "#")]
+    for end in ends:
+        try:
+            if Path(name_or_path[:end]).is_file():
+                return Path(name_or_path[:end]), name_or_path[end + 1 :]
+        except OSError:  # longer than a path may be
+            break
+    return None, ""
+
+
+def _entry(data: dict[str, object], key: str) -> tuple[str, dict[str, object]]:
+    """The entry `key`; else the first whose key goes on after it with a '|', as variants do."""
+    for name in (key, *(name for name in data if name.startswith(f"{key}|"))):
+        entry = data.get(name)
+        if isinstance(entry, dict):
+            return name, entry
+    known = ", ".join(name for name, value in data.items() if isinstance(value, dict))
+    raise ValueError(f"no entry {key!r}; it has: {known}")
+
+
+def _check(profile: LatencyProfile) -> None:
+    """Refuses sizes out of bounds, and steps that take less than nothing.
+
+    Single coefficients may be negative, as fitted intercepts are.
+    """
+    for field, least in _LEAST.items():
+        value = getattr(profile, field)
+        if value is not None and value < least:
+            raise ValueError(f"{field} is {value}, must be at least {least}")
+    for num, tokens in ((1, 1), (256, 100_000)):
+        if profile.decode_s(num, tokens) < 0:
+            raise ValueError(f"decode_ms: {num} sequences of {tokens} tokens take less than 0 s")
+        if profile.step_s(tokens, tokens**2, 0, 0) < 0:
+            raise ValueError(f"prefill_line_ms: {tokens} tokens take less than 0 s")
 
 
 def _sizes(profile: LatencyProfile) -> tuple[int, int, int, int] | None:
