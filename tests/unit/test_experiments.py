@@ -54,7 +54,7 @@ def test_a_family_is_tuned_and_measured_at_each_target(
 ) -> None:
     family = ("chunked-jsq", "chunk_tokens", (32, 512), ("chunked-jsq", "chunked-rr"))
     monkeypatch.setitem(grid.FAMILIES, "chunked", family)
-    records = grid.measure_family(CASE, "chunked", str(lengths))
+    records = grid.measure_family(CASE, "chunked", (0.99, 0.9, 0.5), str(lengths))
     assert [(r["system"], r["target"]) for r in records] == [
         ("chunked-jsq", 0.99),
         ("chunked-jsq", 0.9),

@@ -11,8 +11,8 @@ from pathlib import Path
 from rondo.errors import ConfigError
 from rondo_bench.experiments.beyond import run_beyond, run_mitosis
 from rondo_bench.experiments.cases import DATASETS, GPUS, SEEDS, Folders
-from rondo_bench.experiments.grid import run_grid
-from rondo_bench.experiments.results import write
+from rondo_bench.experiments.grid import TARGETS, all_cases, run_grid
+from rondo_bench.experiments.results import with_others, write
 from rondo_bench.experiments.speed import run_speed
 from rondo_bench.experiments.sweeps import SWEEPS, run_sweep
 
@@ -26,6 +26,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("name", choices=["grid", *SWEEPS, "beyond", "mitosis", "speed"])
     parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS), help="of the grid")
+    names = [item.name for item in DATASETS]
+    parser.add_argument("--datasets", nargs="+", choices=names, default=names, help="of the grid")
+    parser.add_argument(
+        "--targets", nargs="+", type=float, default=list(TARGETS), help="of the grid"
+    )
     parser.add_argument("--lengths-dir", type=Path, default=Path("../shared/data/lengths"))
     parser.add_argument("--results", type=Path, default=Path("docs/results/sim"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/experiments"))
@@ -45,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{time.monotonic() - began_s:7.0f} s  {text}", file=sys.stderr, flush=True)
 
     if args.name == "grid":
-        records = run_grid(args.gpus, folders, args.jobs, say)
+        cases = all_cases(args.gpus, args.datasets)
+        records = run_grid(cases, args.targets, folders, args.jobs, say)
+        records = with_others(folders.results, records)
     elif args.name == "beyond":
         records = run_beyond(folders, args.jobs, say)
     elif args.name == "mitosis":

@@ -45,22 +45,33 @@ FAMILIES: dict[str, tuple[str, str, tuple[int, ...], tuple[str, ...]]] = {
 
 
 def run_grid(
-    gpus: Sequence[str], folders: Folders, processes: int, say: Callable[[str], None]
+    cases: Sequence[Case],
+    targets: Sequence[float],
+    folders: Folders,
+    processes: int,
+    say: Callable[[str], None],
 ) -> list[Record]:
-    """One record a case, system and target."""
-    cases = [Case(m, g, d) for g in gpus for d in reversed(DATASETS) for m in MODELS]
-    lengths = str(folders.lengths)
-    jobs = [Job(measure_family, (case, family, lengths)) for case in cases for family in FAMILIES]
+    """One record a case, system and target; the first target is the one that is tuned for."""
+    lengths, goals = str(folders.lengths), tuple(targets)
+    jobs = [
+        Job(measure_family, (case, family, goals, lengths)) for case in cases for family in FAMILIES
+    ]
     records: list[Record] = []
     for job, found in run_jobs(jobs, folders.cache, processes):
         records += found
         case = job.arguments[0]
-        rates = {r["system"]: r["rate"] for r in found if r["target"] == TARGETS[0]}
+        rates = {r["system"]: r["rate"] for r in found if r["target"] == goals[0]}
         say(f"{case.model} {case.gpu} {case.dataset.name} {rates} {found[0]['tuned']}")
     return records
 
 
-def measure_family(case: Case, family: str, lengths: str) -> list[Record]:
+def all_cases(gpus: Sequence[str], datasets: Sequence[str]) -> list[Case]:
+    """The cases of these GPUs and data sets."""
+    chosen = [d for d in reversed(DATASETS) if d.name in datasets]
+    return [Case(m, g, d) for g in gpus for d in chosen for m in MODELS]
+
+
+def measure_family(case: Case, family: str, goals: tuple[float, ...], lengths: str) -> list[Record]:
     """Tunes one family of systems for a case, and measures its members."""
     system, setting, values, members = FAMILIES[family]
     offered = WorkloadSpec(
@@ -71,13 +82,13 @@ def measure_family(case: Case, family: str, lengths: str) -> list[Record]:
 
     def tuned_rate(value: int) -> float:
         cluster = configured(case, system, setting, value)
-        return goodputs(cluster, offered, TARGETS[:1], SEEDS[:1], TUNING)[0].rate
+        return goodputs(cluster, offered, goals[:1], SEEDS[:1], TUNING)[0].rate
 
     best = max(values, key=tuned_rate, default=0)
     tuned = {setting: best} if setting else {}
     records: list[Record] = []
     for number, member in enumerate(members):
-        targets = TARGETS if number == 0 else TARGETS[:1]
+        targets = goals if number == 0 else goals[:1]
         found = goodputs(configured(case, member, setting, best), offered, targets, SEEDS)
         records += [_record(case, member, tuned, goodput) for goodput in found]
     return records

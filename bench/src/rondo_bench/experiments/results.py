@@ -28,3 +28,15 @@ def write(
     }
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def with_others(folder: Path, records: Sequence[Record]) -> list[Record]:
+    """Records of the grid, and those that its file has of other cases, systems and targets."""
+    path = folder / "grid.json"
+    known = json.loads(path.read_text())["records"] if path.exists() else []
+    measured = {_case(record) for record in records}
+    return [*records, *(record for record in known if _case(record) not in measured)]
+
+
+def _case(record: Record) -> tuple[object, ...]:
+    return tuple(record[key] for key in ("model", "gpu", "dataset", "target", "system"))
