@@ -22,7 +22,7 @@ SYSTEMS = ("padg", "padg-paper", "chunked-jsq", "nodg-jsq")
 DATASETS = ("sharegpt", "longbench")
 LONG_PROMPT_TOKENS = 32_000
 #: Rates of the scaling run: the paper's 20 to 50 in 2-minute steps, and down again.
-STEPS = (20.0, 30.0, 40.0, 50.0, 40.0, 30.0, 20.0)
+STEPS = (20.0, 30.0, 40.0, 50.0, 40.0, 30.0, 20.0, 20.0, 20.0)
 STEP_S = 120.0
 WINDOW_S = 30.0
 

@@ -25,6 +25,9 @@ __all__ = [
     "Window",
 ]
 
+#: Windows in a row that show together that the load has fallen, where a few cannot.
+LONGEST_STREAK = 40
+
 
 class Verdict(Enum):
     """What a window asks for."""
@@ -96,6 +99,8 @@ class ScalingTrigger:
         """One window; a decision other than HOLD is taken to be carried out."""
         whole = self._size in (None, window.num_instances)
         self._size = window.num_instances
+        if not whole:
+            self._memory.resized()
         self._memory.see(window)
         if self._in_flight(window):
             return self._hold(f"{self._target} instances were asked for and are not there yet")
@@ -131,28 +136,30 @@ class ScalingTrigger:
         settings, num = self.settings, window.num_instances
         expand = verdict is Verdict.EXPAND
         needed = settings.expand_windows if expand else settings.contract_windows
-        self._streak = self._streak[-needed:]
-        if len(self._streak) < needed:
-            return self._wait(f"{reason}; {len(self._streak)} of {needed} windows")
+        self._streak = self._streak[-max(needed, LONGEST_STREAK) :]
+        last = self._streak[-needed:]
+        if len(last) < needed:
+            return self._wait(f"{reason}; {len(last)} of {needed} windows")
         if window.at_s - self._decided_s < settings.cooldown_s:
             return self._wait(f"{reason}; cooling down")
         in_bounds = settings.min_instances <= num <= settings.max_instances
-        if in_bounds and not expand and (objection := self._objection(num)):
+        if in_bounds and not expand and (objection := self._objection(num, last)):
             return self._wait(f"{reason}; but {objection}")
-        self._memory.decided(num if expand and in_bounds else None, self._streak)
+        self._memory.resized()
+        if expand and in_bounds:
+            self._memory.failed(num, last)
         self._asked_more, self._target = expand, num + (1 if expand else -1)
         self._size = num if expand else num - 1
         self._decided_s, self._streak = window.at_s, []
         return ScalingDecision(verdict=verdict, reason=reason)
 
-    def _objection(self, num: int) -> str | None:
+    def _objection(self, num: int, last: list[Window]) -> str | None:
         """Why one of `num` may not go, although the last windows ask for it."""
-        if objection := self._memory.objection(num - 1, self._streak):
+        if objection := self._memory.objection(num - 1, last, self._streak):
             return objection
-        peak = self._memory.peak(self._streak)
-        rates = offered_rate(self._streak)
-        rise = peak / rates if rates else 1.0
-        if not all(self._has_room(window, num - 1, rise) for window in self._streak):
+        peak, rate = self._memory.peak(last), offered_rate(last)
+        rise = peak / rate if rate else 1.0
+        if not all(self._has_room(window, num - 1, rise) for window in last):
             return f"peaks of {peak:.2f} requests/s would be too much for {num - 1}"
         return None
 
@@ -188,8 +195,6 @@ class ScalingTrigger:
         threshold_s = window.ttft_limit_s * (num + 1) / num
         if saved_s is not None and saved_s <= threshold_s:
             return Verdict.HOLD, f"mean saved TPOT {saved_s:.2f} s within {threshold_s:.2f} s"
-        if saved_s is None and window.num_served:
-            return Verdict.HOLD, "saved TPOT is not known"
         if not self._has_room(window, num - 1):
             return Verdict.HOLD, f"{num - 1} instances would come too near to the limits"
         saved = "nothing runs" if saved_s is None else f"mean saved TPOT {saved_s:.2f} s"
@@ -201,8 +206,8 @@ class ScalingTrigger:
             return False
         growth = rise * window.num_instances / num_instances
         ttft_s, used = window.mean_ttft_s or 0.0, window.used_share
-        if used is None:
-            ttft_s *= growth
+        if used is None:  # waiting grows faster than the load
+            ttft_s *= growth**2
         elif used * growth >= self.settings.max_used_share:
             return False
         else:  # waiting grows as in a queue
