@@ -12,6 +12,7 @@ from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
+from rondo_bench.parity import cmd as parity_cmd
 from rondo_bench.report import cmd as report_cmd
 from rondo_bench.sim import commands as sim_commands
 
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     replay_cmd.add_parser(commands)
     profile_cmd.add_parser(commands)
     experiment_cmd.add_parser(commands)
+    parity_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(
         "latency",

@@ -67,14 +67,14 @@ CASES: Sequence[Case] = (
         name="short",
         lengths="ecoserve_matched_sharegpt_20k.csv.gz",
         rate=4.0,
-        duration_s=45.0,
+        duration_s=40.0,
         slo=Slo(ttft_s=1.0, tpot_s=0.05),
     ),
     Case(
         name="long",
         lengths="ecoserve_matched_longbench_20k.csv.gz",
         rate=3.5,
-        duration_s=45.0,
+        duration_s=40.0,
         slo=Slo(ttft_s=2.0, tpot_s=0.06),
     ),
 )

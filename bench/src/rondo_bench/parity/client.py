@@ -59,12 +59,19 @@ async def offer(
             await asyncio.sleep(max(0.0, at_s - time.monotonic()))
             return await _ask(session, url, arrival, body, at_s)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(one(arrival, body))
-                for arrival, body in zip(arrivals, bodies, strict=True)
-            ]
-    return [task.result() for task in tasks]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(one(arrival, body))
+                    for arrival, body in zip(arrivals, bodies, strict=True)
+                ]
+        except* aiohttp.ClientError as errors:
+            failure: Exception = AnswerWrong(f"no answer: {errors.exceptions[0]}")
+        except* AnswerWrong as errors:
+            failure = AnswerWrong(str(errors.exceptions[0]))
+        else:
+            return [task.result() for task in tasks]
+    raise failure
 
 
 def _body(model: str, arrival: Arrival, slo: Slo, rng: random.Random) -> bytes:

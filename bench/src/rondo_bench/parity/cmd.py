@@ -19,8 +19,9 @@ from rondo.perf.profile import load_profile
 from rondo.policy.catalog import LIVE_POLICY_NAMES
 from rondo_bench.parity.cases import CASES, Case, Setup
 from rondo_bench.parity.compare import Served, error_of, figures
-from rondo_bench.parity.live import run_live
+from rondo_bench.parity.live import LiveRun, run_live
 from rondo_bench.parity.simulated import run_simulated
+from rondo_bench.sim.records import Arrival
 
 #: The bars: relative error of a percentile, difference of attainment.
 MAX_ERROR = 0.10
@@ -66,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
             compared, offered = compare(setup, case, args.lengths_dir, args.seeds)
             records += compared
             runs += offered
+            if args.write:  # after each: a run takes minutes
+                _write(args, records, runs)
     print(table(records))
-    if args.write:
-        _write(args, records, runs)
     return 0
 
 
@@ -79,7 +80,7 @@ def compare(
 
     Returns:
         Records of live, simulated and error, over the requests of all seeds; and one row for
-        each run: its requests, rate, objectives, hop on the bus, and the machine's load.
+        each run: its requests, rate, objectives, what the way took, and the machine's load.
     """
     live: list[Served] = []
     simulated: list[Served] = []
@@ -89,37 +90,50 @@ def compare(
         began_s = time.monotonic()
         real = uvloop.run(run_live(setup, arrivals, case.slo, seed))
         live += real.requests
-        simulated += run_simulated(setup, arrivals, case.slo, real.hop_s, seed)
-        row: dict[str, object] = {
-            "workload": case.name,
-            "policy": setup.policy,
-            "seed": seed,
-            "requests": len(arrivals),
-            "rate": case.rate,
-            "prompt_tokens": sum(a.prompt_tokens for a in arrivals),
-            "output_tokens": sum(a.output_tokens for a in arrivals),
-            "ttft_slo_s": case.slo.ttft_s,
-            "tpot_slo_s": case.slo.tpot_s,
-            "hop_s": real.hop_s,
-            "refused_live": sum(one.ttft_s is None for one in real.requests),
-            "load_1min": os.getloadavg()[0],
-        }
-        runs.append(row)
+        simulated += run_simulated(
+            setup, arrivals, case.slo, seed, hop_s=real.hop_s, http_s=real.http_s
+        )
+        runs.append(_row(setup, case, seed, arrivals, real))
         spent_s = time.monotonic() - began_s
         print(f"{setup.policy} {case.name} seed {seed}: {spent_s:.0f} s", file=sys.stderr)
-    pairs = zip(figures(live, case.slo).items(), figures(simulated, case.slo).values(), strict=True)
-    records = [
+    return _records(setup, case, live, simulated), runs
+
+
+def _row(
+    setup: Setup, case: Case, seed: int, arrivals: Sequence[Arrival], real: LiveRun
+) -> dict[str, object]:
+    return {
+        "workload": case.name,
+        "policy": setup.policy,
+        "seed": seed,
+        "requests": len(arrivals),
+        "rate": case.rate,
+        "prompt_tokens": sum(a.prompt_tokens for a in arrivals),
+        "output_tokens": sum(a.output_tokens for a in arrivals),
+        "ttft_slo_s": case.slo.ttft_s,
+        "tpot_slo_s": case.slo.tpot_s,
+        "hop_s": real.hop_s,
+        "http_s": real.http_s,
+        "refused_live": sum(one.ttft_s is None for one in real.requests),
+        "load_1min": os.getloadavg()[0],
+    }
+
+
+def _records(
+    setup: Setup, case: Case, live: Sequence[Served], simulated: Sequence[Served]
+) -> list[dict[str, object]]:
+    of_live, of_sim = figures(live, case.slo), figures(simulated, case.slo)
+    return [
         {
             "workload": case.name,
             "policy": setup.policy,
             "metric": metric,
-            "live": of_live,
-            "simulated": of_sim,
-            "error": error_of(metric, of_live, of_sim),
+            "live": of_live[metric],
+            "simulated": of_sim[metric],
+            "error": error_of(metric, of_live[metric], of_sim[metric]),
         }
-        for (metric, of_live), of_sim in pairs
+        for metric in of_live
     ]
-    return records, runs
 
 
 def table(records: Sequence[dict[str, object]]) -> str:
@@ -169,6 +183,7 @@ def _write(
         "requests": sum(int(str(row["requests"])) for row in runs),
         "profile": args.profile,
         "instances": args.instances,
+        "nice": os.nice(0),
         "records": records,
         "runs": runs,
     }
@@ -178,9 +193,11 @@ def _write(
 
 def _spelled(args: argparse.Namespace) -> str:
     """The options that this result depends on."""
-    words = ["--policies", *args.policies, "--seeds", *(str(seed) for seed in args.seeds)]
-    for name in ("rate", "duration_s"):
+    words: list[str] = []
+    for name in ("policies", "cases", "seeds"):
+        if values := getattr(args, name):
+            words += [f"--{name}", *(str(value) for value in values)]
+    for name in ("profile", "instances", "max_model_len", "rate", "duration_s"):
         if (value := getattr(args, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", f"{value:g}"]
-    words += ["--profile", args.profile] if args.profile != "codellama-34b-l20-tp4" else []
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return " ".join(words)

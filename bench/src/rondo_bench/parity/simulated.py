@@ -13,12 +13,13 @@ from rondo_bench.sim.spec import ClusterSpec
 
 
 def run_simulated(
-    setup: Setup, arrivals: Sequence[Arrival], slo: Slo, hop_s: float, seed: int
+    setup: Setup, arrivals: Sequence[Arrival], slo: Slo, seed: int, *, hop_s: float, http_s: float
 ) -> list[Served]:
     """What becomes of each arrival, in order.
 
     Every request says `ignore_eos`, so the gateway knows its exact length: so does the simulator.
     A message on the bus takes `hop_s`, and so does the one that brings a token to the gateway.
+    The simulator knows neither client nor HTTP: `http_s` is added to each TTFT.
     """
     spec = ClusterSpec(
         profile=setup.profile,
@@ -31,11 +32,12 @@ def run_simulated(
         message_delay_s=hop_s,
     )
     records = SimCluster(spec).run(arrivals, seed).requests
-    return [_seen(record, hop_s) for record in records]
+    return [_seen(record, hop_s, http_s) for record in records]
 
 
-def _seen(record: RequestRecord, hop_s: float) -> Served:
+def _seen(record: RequestRecord, hop_s: float, http_s: float) -> Served:
     first_s, last_s = record.first_token_s, record.last_token_s
     if not record.completed or first_s is None or last_s is None:
         return MISSED
-    return served(record.arrival.at_s, first_s + hop_s, last_s + hop_s, record.tokens_out)
+    way_s = hop_s + http_s
+    return served(record.arrival.at_s, first_s + way_s, last_s + way_s, record.tokens_out)
