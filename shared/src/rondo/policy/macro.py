@@ -37,6 +37,7 @@ class MacroState(ABC):
         self.views: dict[str, InstanceView] = {}
         self.pending = PendingQueue()
         self.placed: dict[str, events.Admit] = {}
+        self._kinds: list[InstanceView] = []  # one of each latency model
         self._next_rank = 0
         self._effects: list[AnyEffect] = []
         self._reasons: list[str] = []
@@ -54,14 +55,14 @@ class MacroState(ABC):
     def _finish(self, at_s: float) -> None:  # noqa: B027 - a policy may have nothing to add
         """All is decided: last effects."""
 
-    def _rank(self, request: RequestInfo) -> float:
+    def _rank(self, request: RequestInfo, alone_s: float) -> float:
         """Orders the queue: the instant at which the request's TTFT limit ends."""
         return request.arrival_s + request.slo.ttft_s
 
     def _alone_s(self, request: RequestInfo) -> float:
-        """Predicted prefill time on an idle instance, the fastest of them."""
+        """Predicted prefill time on an idle instance, the fastest kind of them."""
         tokens = request.prompt_tokens
-        return min((view.alone_s(tokens) for view in self.views.values()), default=0.0)
+        return min((view.alone_s(tokens) for view in self._kinds), default=0.0)
 
     def retry_after_s(self) -> float:
         """What a refusal because of load says: the time until the queue is prefilled."""
@@ -154,6 +155,7 @@ class MacroState(ABC):
                 self._leave(instance_id)
                 view = InstanceView(event.instance, self._next_rank)
                 self.views[instance_id] = view
+                self._sort_kinds()
                 self._next_rank += 1
                 self._observe(view, view.take(event.progress, event.at_s), event.at_s)
             case events.InstanceLeft():
@@ -173,7 +175,8 @@ class MacroState(ABC):
             waiting = f"{len(self.pending)} requests are waiting"
             self.refuse(request, "queue_full", waiting, self.retry_after_s())
         else:
-            self.pending.add(request, self._rank(request), self._alone_s(request))
+            alone_s = self._alone_s(request)
+            self.pending.add(request, self._rank(request, alone_s), alone_s)
             self._arrived(request, at_s)
 
     def _cancel(self, request_id: str, at_s: float) -> None:
@@ -186,7 +189,14 @@ class MacroState(ABC):
 
     def _leave(self, instance_id: str) -> None:
         if self.views.pop(instance_id, None):
+            self._sort_kinds()
             self.placed = {r: a for r, a in self.placed.items() if a.instance_id != instance_id}
+
+    def _sort_kinds(self) -> None:
+        self._kinds = []
+        for view in self.views.values():
+            if all(view.info.latency != known.info.latency for known in self._kinds):
+                self._kinds.append(view)
 
     def _expire(self, at_s: float) -> None:
         max_wait_s = self.queue.max_wait_s

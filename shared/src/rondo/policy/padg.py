@@ -100,14 +100,15 @@ class PadgScheduler(RollingScheduler):
         return sorted(self.views.values(), key=_load)
 
     def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
+        if view.outstanding:
+            queued_s = view.forecast(view.batching).cost_s()
+            if queued_s > self.settings.horizon_s:
+                return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
         batching = self._sized(view, request, at_s)
         num_riders = len(view.running) + len(view.fresh)
         if batching.tokens <= num_riders and num_riders:
             return Verdict(Failed.TPOT, 0.0, f"{num_riders} decodes leave no time for a prompt")
         forecast = view.forecast(batching)
-        queued_s = forecast.cost_s() if view.outstanding else 0.0
-        if queued_s > self.settings.horizon_s:
-            return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
         turn_s = forecast.cost_with_s(request.prompt_tokens)
         ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
         if ttft_s > request.slo.ttft_s and not self._is_late(request):
@@ -166,8 +167,7 @@ class PadgScheduler(RollingScheduler):
 
     # Which requests not
 
-    def _rank(self, request: RequestInfo) -> float:
-        alone_s = self._alone_s(request)
+    def _rank(self, request: RequestInfo, alone_s: float) -> float:
         if alone_s > request.slo.ttft_s:
             return request.arrival_s + LATE_FACTOR * request.slo.ttft_s
         return request.arrival_s + request.slo.ttft_s - alone_s
