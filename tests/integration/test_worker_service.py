@@ -74,6 +74,8 @@ async def test_one_frame_for_each_step_and_gateway(stage: Stage) -> None:
         assert boss.tokens(name) == expected_tokens(PROMPT, 12, ignore_eos=True)
     await boss.reported(lambda all_: len(ended(all_)) == 6)
     assert total_steps(boss) == 12  # one prefill, eleven decodes
+    started = [one for progress in boss.progress() for one in progress.started]
+    assert sorted((one.request_id, one.base_step) for one in started) == [(n, 0) for n in names]
     for tap in of_gateway:
         frames = await tap.first(m.TokenFrame, 12)
         assert [len(frame.deltas) for frame in frames] == [3] * 12

@@ -17,8 +17,9 @@ from rondo.policy.events import AnyEffect, MacroScheduler
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepPlan
+from rondo.policy.progress import progress_of
 from rondo.policy.turns import TurnEnd
-from rondo.types import Finished, Progress, RequestInfo, Started, StepStat
+from rondo.types import Progress, RequestInfo
 
 PROFILE = LatencyProfile(
     name="test",
@@ -126,7 +127,7 @@ class VirtualCluster:
             max_running=64,
             max_prefill_tokens=self.max_prefill_tokens,
         )
-        progress = self.progress(instance_id, full=True)
+        progress = progress_of(self.instances[instance_id], self.now_s, full=True)
         self._handle(events.InstanceJoined(at_s=self.now_s, instance=info, progress=progress))
 
     def leave(self, instance_id: str) -> None:
@@ -146,37 +147,12 @@ class VirtualCluster:
             events.InstanceReported(at_s=self.now_s, instance_id=instance_id, progress=progress)
         )
 
-    def progress(
-        self,
-        instance_id: str,
-        *,
-        full: bool = False,
-        prefilled: tuple[str, ...] = (),
-        started: tuple[Started, ...] = (),
-        finished: tuple[Finished, ...] = (),
-        steps: tuple[StepStat, ...] = (),
-    ) -> Progress:
-        """An instance's state."""
-        scheduler = self.instances[instance_id]
-        return Progress(
-            phase=scheduler.phase,
-            turn=scheduler.turn_number,
-            decode_steps=scheduler.decode_steps,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            kv=scheduler.occupancy(),
-            prefilled=prefilled,
-            started=started,
-            finished=finished,
-            steps=steps,
-            members=scheduler.members(self.now_s) if full else None,
-        )
-
     def heartbeat(self, period_s: float, until_s: float) -> None:
         """Full reports of everybody, as live instances send them."""
         for instance_id, scheduler in list(self.instances.items()):
             expired = scheduler.expire(self.now_s)
-            self.report(instance_id, self.progress(instance_id, full=True, finished=expired))
+            progress = progress_of(scheduler, self.now_s, finished=expired, full=True)
+            self.report(instance_id, progress)
             self._step(instance_id)
         if self.now_s + period_s <= until_s:
             self.at(self.now_s + period_s, lambda: self.heartbeat(period_s, until_s))
@@ -287,12 +263,6 @@ class VirtualCluster:
                 outcome.decode_start_s = self.now_s - duration_s
             outcome.finished = outcome.finished or token.finish is not None
         stat = plan.stat(duration_s)
-        progress = self.progress(
-            instance_id,
-            prefilled=result.prefilled,
-            started=result.started,
-            finished=result.finished,
-            steps=(stat,),
-        )
+        progress = progress_of(scheduler, self.now_s, outcome=result, steps=(stat,))
         self.report(instance_id, progress)
         self._step(instance_id)

@@ -10,6 +10,7 @@ from rondo.policy import events
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepOutcome, StepPlan
+from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd
 from rondo.types import Batching, Phase, Progress, StepStat
 from rondo_bench.sim.clock import VirtualClock
@@ -114,23 +115,11 @@ class SimInstance:
             self._stepping = True
             self._clock.at(self._clock.now_s, self._step)
 
-    def progress(self, outcome: StepOutcome | None = None, *, full: bool = False) -> Progress:
+    def progress(self, outcome: StepOutcome = NOTHING, *, full: bool = False) -> Progress:
         """The state, with the held steps and what the last one brought."""
-        scheduler = self.scheduler
         steps, self._held = tuple(self._held), []
-        return Progress(
-            phase=scheduler.phase,
-            turn=scheduler.turn_number,
-            decode_steps=scheduler.decode_steps,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            kv=scheduler.occupancy(),
-            prefilled=outcome.prefilled if outcome else (),
-            started=outcome.started if outcome else (),
-            finished=outcome.finished if outcome else (),
-            steps=steps,
-            members=scheduler.members(self._clock.now_s) if full else None,
-        )
+        now_s = self._clock.now_s
+        return progress_of(self.scheduler, now_s, outcome=outcome, steps=steps, full=full)
 
     def flush(self) -> None:
         """Reports what is held."""
@@ -146,7 +135,7 @@ class SimInstance:
             if job.decode_start_s is not None
         ]
 
-    def _report(self, outcome: StepOutcome | None = None) -> None:
+    def _report(self, outcome: StepOutcome = NOTHING) -> None:
         if self.owner:
             self.owner.report(self, self.progress(outcome))
 

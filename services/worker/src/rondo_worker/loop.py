@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from rondo.errors import EngineError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import StepOutcome, StepPlan
+from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.service import logs
 from rondo.types import Finished, FinishReason, Phase, Progress, StepStat
@@ -84,24 +85,18 @@ class EngineLoop:
         self,
         *,
         full: bool = False,
-        outcome: StepOutcome | None = None,
+        outcome: StepOutcome = NOTHING,
         finished: tuple[Finished, ...] = (),
         stat: StepStat | None = None,
     ) -> Progress:
         """The instance's state and what changed. Only on the loop's thread, e.g. from actions."""
-        scheduler = self._scheduler
-        return Progress(
-            phase=scheduler.phase,
-            turn=scheduler.turn_number,
-            decode_steps=scheduler.decode_steps,
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
-            kv=scheduler.occupancy(),
-            prefilled=outcome.prefilled if outcome else (),
-            started=outcome.started if outcome else (),
-            finished=(*finished, *(outcome.finished if outcome else ())),
+        return progress_of(
+            self._scheduler,
+            time.monotonic(),
+            outcome=outcome,
+            finished=finished,
             steps=(stat,) if stat else (),
-            members=scheduler.members(time.monotonic()) if full else None,
+            full=full,
         )
 
     def _run(self) -> None:

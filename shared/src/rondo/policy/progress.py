@@ -1,0 +1,39 @@
+"""An instance's report: where its scheduler stands, and what happened since the last one."""
+
+from __future__ import annotations
+
+from rondo.policy.instance import InstanceScheduler
+from rondo.policy.plan import StepOutcome
+from rondo.types import Finished, Progress, StepStat
+
+NOTHING = StepOutcome((), (), (), ())
+
+
+def progress_of(
+    scheduler: InstanceScheduler,
+    at_s: float,
+    *,
+    outcome: StepOutcome = NOTHING,
+    finished: tuple[Finished, ...] = (),
+    steps: tuple[StepStat, ...] = (),
+    full: bool = False,
+) -> Progress:
+    """What worker and simulator report.
+
+    Args:
+        outcome: of the last of `steps`. finished: requests that ended otherwise than by a step.
+        full: list all members, with their ages at `at_s`.
+    """
+    return Progress(
+        phase=scheduler.phase,
+        turn=scheduler.turn_number,
+        decode_steps=scheduler.decode_steps,
+        num_running=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        kv=scheduler.occupancy(),
+        prefilled=outcome.prefilled,
+        started=outcome.started,
+        finished=(*finished, *outcome.finished),
+        steps=steps,
+        members=scheduler.members(at_s) if full else None,
+    )
