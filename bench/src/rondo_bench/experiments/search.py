@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from rondo_bench.sim.capacity import rough_capacity
-from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.goodput import Goodput, GoodputSearch
 from rondo_bench.sim.spec import ClusterSpec
+from rondo_bench.sim.trial import attainment_of
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
 
 #: A search starts at this share of a rough estimate of the capacity.
@@ -90,18 +90,12 @@ def goodputs(
     """Goodput of a cluster at several attainment targets; `workload`'s rate and seed are ours."""
 
     def measure(rate: float, seeds: Sequence[int]) -> list[float]:
-        return [attainment(cluster, workload, rate, seed) for seed in seeds]
+        offered = [msgspec.structs.replace(workload, rate=rate, seed=seed) for seed in seeds]
+        return [attainment_of(cluster, one) for one in offered]
 
     start = START_SHARE * rough_capacity(cluster, make_workload(workload))
     search = GoodputSearch(measure, start, seeds, fine)
     return [search.find(target) for target in targets]
-
-
-def attainment(cluster: ClusterSpec, workload: WorkloadSpec, rate: float, seed: int) -> float:
-    """Share of the offered requests that meet their SLO in one run."""
-    offered = msgspec.structs.replace(workload, rate=rate, seed=seed)
-    records = SimCluster(cluster).run(make_workload(offered), seed).requests
-    return sum(record.meets_slo for record in records) / len(records)
 
 
 def _plain(value: Any) -> Any:

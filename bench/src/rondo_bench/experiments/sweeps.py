@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import msgspec
 
@@ -142,10 +143,7 @@ def ablation(name: str, variant: str, lengths: str) -> list[Record]:
 
 def _jobs(function: Callable[..., list[Record]], *axes: Sequence[object]) -> list[Job]:
     """The function over all combinations."""
-    combinations: list[tuple[object, ...]] = [()]
-    for axis in axes:
-        combinations = [(*done, value) for done in combinations for value in axis]
-    return [Job(function, combination) for combination in combinations]
+    return [Job(function, combination) for combination in product(*axes)]
 
 
 SWEEPS: dict[str, Callable[[str], list[Job]]] = {

@@ -15,9 +15,9 @@ from rondo_bench.sim.capacity import rough_capacity
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.goodput import Goodput, GoodputSearch
 from rondo_bench.sim.options import add_options, cluster_of, workload_of
-from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.summary import format_summary, summarize
-from rondo_bench.sim.workload import WorkloadSpec, make_workload
+from rondo_bench.sim.trial import attainment_of
+from rondo_bench.sim.workload import make_workload
 
 #: A search starts at this share of a rough capacity.
 START_SHARE = 0.4
@@ -79,12 +79,6 @@ def run_goodput(args: argparse.Namespace) -> int:
         found = GoodputSearch(measure, start, seeds).find(args.target)
     print(json.dumps(_as_json(found)) if args.json else _as_text(found))
     return 0
-
-
-def attainment_of(spec: ClusterSpec, workload: WorkloadSpec) -> float:
-    """Share of the offered requests that meet their SLO in one run."""
-    records = SimCluster(spec).run(make_workload(workload), workload.seed).requests
-    return sum(record.meets_slo for record in records) / len(records)
 
 
 def _as_json(found: Goodput) -> dict[str, object]:

@@ -12,7 +12,6 @@ node they are on, so that a move inside a node is taken while it keeps TPOT.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,7 +19,7 @@ import msgspec
 from rondo.errors import InvariantError
 from rondo.policy import events
 from rondo.policy.changes import Changes
-from rondo.policy.macro import UNBOUNDED_S, MacroState, QueueSettings
+from rondo.policy.macro import MacroState, QueueSettings
 from rondo.policy.running import LiveRequest
 from rondo.policy.view import InstanceView
 from rondo.types import Batching, RequestInfo
@@ -107,7 +106,7 @@ class FudgScheduler(MacroState):
                 self._parked[request_id] = Handover(live.info, view.info.instance_id)
         if again := [*view.resend(at_s), *view.carry]:
             opens = view.grant(list(view.carry.values()), at_s)
-            self._send(view, tuple(again), opens)
+            self.send_turn(view, again, opens, self._batching)
         for request in list(self.pending):  # came before any instance that holds them
             if self.fits(view, request):
                 self._admit(view, request, at_s)
@@ -154,20 +153,7 @@ class FudgScheduler(MacroState):
                 reasons=(f"{view.info.instance_id}: least prefill work, {num} there",),
             )
         )
-        self._send(view, (request.request_id,), opens)
-
-    def _send(self, view: InstanceView, request_ids: Sequence[str], opens: bool) -> None:
-        view.batching = self._batching
-        kind = events.GrantTurn if opens else events.ExtendTurn
-        self.effect(
-            kind(
-                instance_id=view.info.instance_id,
-                turn=view.turn,
-                request_ids=tuple(request_ids),
-                budget_s=UNBOUNDED_S,
-                batching=self._batching,
-            )
-        )
+        self.send_turn(view, (request.request_id,), opens, self._batching)
 
     # Decode
 

@@ -7,6 +7,7 @@ event.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import msgspec
 
@@ -16,7 +17,7 @@ from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
 from rondo.policy.pending import PendingQueue
 from rondo.policy.view import InstanceView
-from rondo.types import RequestInfo
+from rondo.types import Batching, RequestInfo
 
 #: Budget of a turn that ends when its prompts do.
 UNBOUNDED_S = 3600.0
@@ -123,6 +124,22 @@ class MacroState(ABC):
                 reason=reason,
                 detail=detail,
                 retry_after_s=retry_after_s,
+            )
+        )
+
+    def send_turn(
+        self, view: InstanceView, request_ids: Iterable[str], opens: bool, batching: Batching
+    ) -> None:
+        """A token, or the extension of the one that the instance holds."""
+        view.batching = batching
+        kind = events.GrantTurn if opens else events.ExtendTurn
+        self.effect(
+            kind(
+                instance_id=view.info.instance_id,
+                turn=view.turn,
+                request_ids=tuple(request_ids),
+                budget_s=UNBOUNDED_S,
+                batching=batching,
             )
         )
 

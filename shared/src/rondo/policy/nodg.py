@@ -11,7 +11,7 @@ from enum import Enum
 
 from rondo.policy import events
 from rondo.policy.changes import Changes
-from rondo.policy.macro import UNBOUNDED_S, MacroState, QueueSettings
+from rondo.policy.macro import MacroState, QueueSettings
 from rondo.policy.view import InstanceView
 from rondo.types import Batching, RequestInfo
 
@@ -44,11 +44,11 @@ class NodgScheduler(MacroState):
 
     def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
         if lost := view.resend(at_s):
-            self._send(view, tuple(lost), opens=True)
+            self.send_turn(view, lost, True, self._batching)
         if view.carry:
-            left = list(view.carry.values())
-            opens = view.grant(left, at_s)
-            self._send(view, tuple(request.request_id for request in left), opens)
+            left = list(view.carry)
+            opens = view.grant(list(view.carry.values()), at_s)
+            self.send_turn(view, left, opens, self._batching)
         for request in list(self.pending):  # came before any instance that holds them
             if self.fits(view, request):
                 self._admit(view, request, at_s)
@@ -79,17 +79,4 @@ class NodgScheduler(MacroState):
                 reasons=(f"{view.info.instance_id}: {self._routing.value}, {num} there",),
             )
         )
-        self._send(view, (request.request_id,), opens)
-
-    def _send(self, view: InstanceView, request_ids: tuple[str, ...], opens: bool) -> None:
-        view.batching = self._batching
-        kind = events.GrantTurn if opens else events.ExtendTurn
-        self.effect(
-            kind(
-                instance_id=view.info.instance_id,
-                turn=view.turn,
-                request_ids=request_ids,
-                budget_s=UNBOUNDED_S,
-                batching=self._batching,
-            )
-        )
+        self.send_turn(view, (request.request_id,), opens, self._batching)

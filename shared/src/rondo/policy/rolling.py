@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from rondo.policy import events
 from rondo.policy.admission import Failed, Verdict
 from rondo.policy.changes import Changes
-from rondo.policy.macro import UNBOUNDED_S, MacroState, QueueSettings
+from rondo.policy.macro import MacroState, QueueSettings
 from rondo.policy.view import InstanceView
 from rondo.types import Batching, Phase, RequestInfo
 
@@ -80,7 +80,8 @@ class RollingScheduler(MacroState):
         grants, self._grants = self._grants, {}
         for instance_id, grant in grants.items():
             if view := self.views.get(instance_id):
-                self._send(view, grant, at_s)
+                batching = self._batching(view, at_s)
+                self.send_turn(view, grant.request_ids, grant.opens, batching)
 
     # Placing
 
@@ -146,17 +147,3 @@ class RollingScheduler(MacroState):
         opens = view.grant(requests, at_s)
         grant = self._grants.setdefault(view.info.instance_id, _Grant(opens))
         grant.request_ids.extend(request.request_id for request in requests)
-
-    def _send(self, view: InstanceView, grant: _Grant, at_s: float) -> None:
-        """One token or extension an instance and decision, with the time the turn may take."""
-        view.batching = self._batching(view, at_s)
-        kind = events.GrantTurn if grant.opens else events.ExtendTurn
-        self.effect(
-            kind(
-                instance_id=view.info.instance_id,
-                turn=view.turn,
-                request_ids=tuple(grant.request_ids),
-                budget_s=UNBOUNDED_S,
-                batching=view.batching,
-            )
-        )

@@ -40,7 +40,6 @@ class InstanceView:
         self.rank = rank
         self.turn = 0
         self.turn_open = False
-        self.turn_opened_s = 0.0
         self.batching = Batching()  # of the last grant
         self.lost_grants: list[str] = []  # outstanding, but the instance knows of no grant
         self.decode_steps = 0
@@ -121,7 +120,6 @@ class InstanceView:
         if opened:
             self.turn += 1
             self.turn_open = True
-            self.turn_opened_s = at_s
         for request in requests:
             if self.carry.pop(request.request_id, None):
                 self._forecasts.clear()  # half done, perhaps
