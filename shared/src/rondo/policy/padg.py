@@ -5,8 +5,11 @@ After EcoServe (arXiv 2504.18154), and beyond it where that measured better (doc
 * Prompts are prefilled in fused steps, a chunk of prompt beside every request that decodes, and a
   step takes no longer than the tightest TPOT limit. So no request is ever paused for another's
   prompt; an instance where nothing decodes prefills whole prompts.
-* Requests wait in one queue, the one that has to start first in front, and go to the instance with
-  the least prefill before it, once that is less than `horizon_s`.
+* Where a fused step has a fixed cost (`step_size`), an instance takes prompts in groups: several
+  plain decode steps save the TPOT that the longer step spends.
+* Requests wait in one queue, the one that has to start first in front, and go to an instance whose
+  next step takes prompts anyway, else to the one with the least prefill before it; never to one
+  that has more than two steps or `horizon_s` of prefill before it.
 * A request that cannot meet its TTFT limit any more, or would not by the time its turn came, is
   refused at once with the time after which the queue will be short enough. One that even an idle
   instance would miss is served late instead.
@@ -24,16 +27,16 @@ from rondo.policy.drain import DrainRate
 from rondo.policy.events import Admit
 from rondo.policy.macro import QueueSettings
 from rondo.policy.rolling import RollingScheduler
+from rondo.policy.step_size import StepSize, size_step
 from rondo.policy.view import InstanceView
-from rondo.types import Batching, BatchKind, RequestInfo
+from rondo.types import Batching, RequestInfo
 
-#: Chunks are multiples of this.
-CHUNK_TOKENS = 16
-#: When the first of the queue has less than this share of its TTFT limit left, steps may spend the
-#: saved TPOT that all but `SLACK_QUANTILE` of the requests have, over `SPREAD_STEPS` steps.
+#: When the first of the queue has less than this share of its TTFT limit left, a step need not be
+#: worth its cost.
 PRESSED_SHARE = 0.5
-SLACK_QUANTILE = 0.1
-SPREAD_STEPS = 32
+#: Where steps are bounded, an instance takes prompts for so many of them ahead: the next, and one
+#: more, so that it goes on while its report and the answer to it are under way.
+STEPS_AHEAD = 2
 #: Pending requests looked at for a start that is too late already; the first have to start first.
 OVERDUE_TRIES = 32
 #: A newcomer is refused when its predicted wait is more than this share of what it can wait.
@@ -97,51 +100,47 @@ class PadgScheduler(RollingScheduler):
     # Which instance
 
     def _order(self, request: RequestInfo) -> list[InstanceView]:
-        return sorted(self.views.values(), key=_load)
+        def load(view: InstanceView) -> tuple[bool, int, int]:
+            # Prompts share a step where one is to come anyway; else the least loaded.
+            joins = view.outstanding and _room(view) >= request.prompt_tokens
+            return not joins, view.outstanding_tokens, view.num_requests
+
+        return sorted(self.views.values(), key=load)
 
     def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
         if view.outstanding:
             queued_s = view.forecast(view.batching).cost_s()
             if queued_s > self.settings.horizon_s:
                 return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
-        batching = self._sized(view, request, at_s)
-        num_riders = len(view.running) + len(view.fresh)
-        if batching.tokens <= num_riders and num_riders:
-            return Verdict(Failed.TPOT, 0.0, f"{num_riders} decodes leave no time for a prompt")
-        forecast = view.forecast(batching)
-        turn_s = forecast.cost_with_s(request.prompt_tokens)
+        batching = Batching()
+        if not _alone(view, request):
+            size = size_step(view, request, self.settings.tpot_share, at_s)
+            if size.tokens == 0 and size.num_riders:
+                full = f"{size.num_riders} decodes leave no time for a prompt"
+                return Verdict(Failed.TPOT, 0.0, full)
+            if why := self._better_later(view, size, at_s):
+                return Verdict(Failed.BUSY, 0.0, why)
+            batching = size.batching
+        turn_s = view.forecast(batching).cost_with_s(request.prompt_tokens)
         ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
         if ttft_s > request.slo.ttft_s and not self._is_late(request):
             return Verdict(Failed.TTFT, ttft_s, f"decode would start {ttft_s:.3f} s after arrival")
         needed = view.blocks.needed() + view.blocks.final(request)
         return admission.with_memory(view, needed, ttft_s, turn_s)
 
-    # Which step
-
-    def _batching(self, view: InstanceView, at_s: float) -> Batching:
-        return self._sized(view, None, at_s)
-
-    def _sized(self, view: InstanceView, request: RequestInfo | None, at_s: float) -> Batching:
-        """The largest step that the TPOT limits of all concerned allow, with `request` or without.
-
-        A lone prompt goes in whole. The budget counts decodes too, so it goes on to hold when
-        requests begin or end to decode.
-        """
-        num_riders = len(view.running) + len(view.fresh)
-        num_prompts = len(view.outstanding) + (request is not None)
-        if not num_riders and num_prompts <= 1:
-            return Batching()
-        longest, limit_s = view.tightest()
-        if request is not None:
-            longest = max(longest, request.prompt_tokens)
-            limit_s = min(limit_s, view.feasible_tpot_s(request))
-        limit_s *= self.settings.tpot_share
-        if self._pressed(at_s):
-            saved_s = view.running.slack.quantile_s(SLACK_QUANTILE, view.decode_steps, at_s)
-            if 0 < saved_s < float("inf"):
-                limit_s += saved_s / SPREAD_STEPS
-        tokens = self._chunk_tokens(view, longest, num_riders, limit_s)
-        return Batching(kind=BatchKind.CHUNKED, tokens=tokens + num_riders)
+    def _better_later(self, view: InstanceView, size: StepSize, at_s: float) -> str | None:
+        """Prompts wait in the queue, not at an instance; where fusing has a price, also until the
+        instance can afford a step that is worth it."""
+        if view.outstanding:
+            # A group ends with its step: the next one has to be saved for.
+            steps = 1 if size.enough else STEPS_AHEAD
+            full = size.num_riders and view.outstanding_tokens >= steps * size.tokens
+            return f"{view.outstanding_tokens} tokens fill its next steps" if full else None
+        if not size.enough:
+            return None
+        if size.tokens >= size.enough or self._pressed(at_s):
+            return None
+        return f"a step of {size.tokens} tokens is not worth its cost yet, {size.enough} would be"
 
     def _pressed(self, at_s: float) -> bool:
         """Whether the first of the queue has little time left to start."""
@@ -150,20 +149,12 @@ class PadgScheduler(RollingScheduler):
             return left_s < PRESSED_SHARE * first.slo.ttft_s
         return False
 
-    @staticmethod
-    def _chunk_tokens(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
-        """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
-        step_s, context = view.latency.step_s, view.context_tokens()
-        low, high = 0, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
-        while low < high:
-            middle = (low + high + 1) // 2
-            tokens = middle * CHUNK_TOKENS
-            # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
-            if step_s(tokens, 2 * tokens * longest, num_riders, context) <= limit_s:
-                low = middle
-            else:
-                high = middle - 1
-        return low * CHUNK_TOKENS
+    # Which step
+
+    def _batching(self, view: InstanceView, at_s: float) -> Batching:
+        if _alone(view, None):
+            return Batching()
+        return size_step(view, None, self.settings.tpot_share, at_s).batching
 
     # Which requests not
 
@@ -211,6 +202,14 @@ class PadgScheduler(RollingScheduler):
         return wake_at_s
 
 
-def _load(view: InstanceView) -> tuple[int, int]:
-    """Prompt tokens that wait there, then requests."""
-    return view.outstanding_tokens, view.num_requests
+def _alone(view: InstanceView, request: RequestInfo | None) -> bool:
+    """Whether nothing decodes and at most one prompt is there: it goes in whole."""
+    if view.running or view.fresh:
+        return False
+    return len(view.outstanding) + (request is not None) <= 1
+
+
+def _room(view: InstanceView) -> int:
+    """Prompt tokens that its next step still has room for."""
+    budget = view.batching.tokens - len(view.running) - len(view.fresh)
+    return budget - view.outstanding_tokens

@@ -1,0 +1,101 @@
+"""How many prompt tokens a fused step takes: by the TPOT limit, and by what fusing costs.
+
+A step of N prompt tokens beside n decodes takes longer than the decodes alone by a fixed part and
+one that grows with N. Up to about a hundred decodes the fixed part is negative: the step reads the
+weights anyway, and prompt tokens ride along. Above, every decode is dearer in a fused step than in
+a plain one, so prompts are better taken in groups, several plain steps apart; what the plain steps
+saved of the TPOT limit pays for the longer one. That is EcoServe's case for turns (arXiv
+2504.18154, section 3), decided step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rondo.policy.view import InstanceView
+from rondo.types import Batching, BatchKind, RequestInfo
+
+#: Chunks are multiples of this.
+CHUNK_TOKENS = 16
+#: A group's tokens take this many times as long as the fixed part of fusing.
+GROUP_FACTOR = 6.0
+#: A group may spend the saved TPOT that all but this share of the decoding requests have.
+SLACK_QUANTILE = 0.02
+#: Tokens over which the price of one more is measured.
+_PROBE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """Prompt tokens that a step may take beside `num_riders` decodes.
+
+    `enough` of them make a step worth its fixed cost; 0 where any number does.
+    """
+
+    num_riders: int
+    tokens: int
+    enough: int
+
+    @property
+    def batching(self) -> Batching:
+        """As a turn says it. Its budget counts decodes too, so it goes on to hold when requests
+        begin or end to decode."""
+        return Batching(kind=BatchKind.CHUNKED, tokens=self.tokens + self.num_riders)
+
+
+def size_step(
+    view: InstanceView, request: RequestInfo | None, tpot_share: float, at_s: float
+) -> StepSize:
+    """The step that serves the instance best, with `request` or without.
+
+    Args:
+        tpot_share: share of the tightest TPOT limit that a step is planned to take.
+    """
+    num_riders = len(view.running) + len(view.fresh)
+    longest, limit_s = view.tightest()
+    todo = view.outstanding_tokens
+    if request is not None:
+        longest, todo = max(longest, request.prompt_tokens), todo + request.prompt_tokens
+        limit_s = min(limit_s, view.feasible_tpot_s(request))
+    limit_s *= tpot_share
+    tokens = _tokens_within(view, longest, num_riders, limit_s)
+    enough = _group_tokens(view, num_riders)
+    if enough > tokens:
+        saved_s = view.running.slack.quantile_s(SLACK_QUANTILE, view.decode_steps, at_s)
+        if 0 < saved_s < float("inf"):
+            longer_s = limit_s + saved_s / max(1.0, todo / enough)
+            tokens = max(tokens, min(enough, _tokens_within(view, longest, num_riders, longer_s)))
+    return StepSize(num_riders, tokens, enough)
+
+
+def _group_tokens(view: InstanceView, num_riders: int) -> int:
+    """Prompt tokens that are worth a fused step; 0 where its fixed cost is next to nothing."""
+    if not num_riders:
+        return 0
+    step_s, context = view.latency.step_s, view.context_tokens()
+    least_s = step_s(1, 1, num_riders, context)
+    fixed_s = least_s - step_s(0, 0, num_riders, context)
+    token_s = (step_s(_PROBE_TOKENS, _PROBE_TOKENS, num_riders, context) - least_s) / (
+        _PROBE_TOKENS - 1
+    )
+    most = view.info.max_prefill_tokens
+    wanted = GROUP_FACTOR * fixed_s / token_s if token_s > 0 else 0.0
+    if wanted <= CHUNK_TOKENS:
+        return 0
+    return min(most, CHUNK_TOKENS * math.ceil(wanted / CHUNK_TOKENS))
+
+
+def _tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
+    """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
+    step_s, context = view.latency.step_s, view.context_tokens()
+    low, high = 0, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
+    while low < high:
+        middle = (low + high + 1) // 2
+        tokens = middle * CHUNK_TOKENS
+        # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
+        if step_s(tokens, 2 * tokens * longest, num_riders, context) <= limit_s:
+            low = middle
+        else:
+            high = middle - 1
+    return low * CHUNK_TOKENS
