@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rondo_bench.experiments.results import write
 from rondo_bench.experiments.search import Job, Record, run_jobs
 from rondo_bench.experiments.sweeps import ABLATIONS, SWEEPS
 from rondo_bench.report.data import load_results
+from rondo_bench.sim.trial import attainment_of
 
 
 @pytest.fixture
@@ -75,3 +77,14 @@ def test_every_case_has_a_profile_and_every_sweep_has_jobs() -> None:
     for jobs in (make("lengths") for make in SWEEPS.values()):
         assert len(jobs) >= 8
     assert len(ABLATIONS) >= 9
+
+
+def test_no_system_passes_the_ceiling_of_a_long_run(lengths: Path) -> None:
+    long_run = Case("codellama-34b", "l20", Dataset("tiny", "tiny.csv", CASE.dataset.slo, 4000))
+    [bound] = grid.measure_ceiling(long_run, str(lengths))
+    for family in ("padg", "chunked"):
+        system = grid.FAMILIES[family][0]
+        cluster = grid.configured(long_run, system, "chunk_tokens", 256)
+        offered = partial(long_run.dataset.offered, str(lengths))
+        assert attainment_of(cluster, offered(0.7 * bound["rate"], 1)) > 0.99
+        assert attainment_of(cluster, offered(1.5 * bound["rate"], 1)) < 0.9

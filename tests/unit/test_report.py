@@ -166,7 +166,7 @@ def test_every_section_appears_with_its_plots_and_tables(full: tuple[str, str]) 
         assert f"<h2>{title}</h2>" in section
         assert "<table>" in section
         assert ("<svg" in section) == (name not in ("beyond", "speed"))
-        assert f"Made by: rondo-bench experiment {name} (seeds 1, 2; 100 requests" in section
+        assert f"Made by: rondo-bench experiment {name} (seeds 1, 2; up to 100 requests" in section
     assert "Left out" not in page
 
 

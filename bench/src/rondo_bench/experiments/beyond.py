@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -11,7 +12,7 @@ from rondo.policy.mitosis import Mitosis, MitosisSettings
 from rondo.policy.scaling import ScalingTrigger, TriggerSettings
 from rondo_bench.experiments.cases import SEEDS, Folders, dataset
 from rondo_bench.experiments.search import Job, Record, goodputs, run_jobs
-from rondo_bench.experiments.sweeps import cluster_of, offered
+from rondo_bench.experiments.sweeps import cluster_of
 from rondo_bench.sim.arrivals import step_curve
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.records import RequestRecord
@@ -40,8 +41,8 @@ def run_beyond(folders: Folders, processes: int, say: Callable[[str], None]) -> 
 
 def extremes(name: str, system: str, lengths: str) -> list[Record]:
     """One system at a tenth of its goodput, at twice it, and with a 32k prompt at half of it."""
-    cluster, spec = cluster_of(name, system), offered(name, lengths)
-    goodput = goodputs(cluster, spec, (0.99,), SEEDS)[0].rate
+    cluster, offered = cluster_of(name, system), partial(dataset(name).offered, lengths)
+    goodput = goodputs(cluster, offered, (0.99,), SEEDS)[0].rate
     checks = {
         "low load": (0.1, ()),
         "overload": (2.0, ()),
@@ -57,7 +58,7 @@ def extremes(name: str, system: str, lengths: str) -> list[Record]:
                 LongPrompt(at_s=t, prompt_tokens=LONG_PROMPT_TOKENS, output_tokens=200)
                 for t in times
             )
-            one = msgspec.structs.replace(spec, rate=rate, seed=seed, long_prompts=prompts)
+            one = msgspec.structs.replace(offered(rate, seed), long_prompts=prompts)
             runs += SimCluster(cluster).run(make_workload(one), seed).requests
         values |= _values(runs)
         record = {"check": check, "dataset": name, "system": system, "values": values}

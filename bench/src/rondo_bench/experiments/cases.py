@@ -8,6 +8,7 @@ from pathlib import Path
 from rondo.perf.profile import load_profile
 from rondo.types import Slo
 from rondo_bench.sim.spec import ClusterSpec
+from rondo_bench.sim.workload import WorkloadSpec
 
 SEEDS = (1, 2, 3)
 NUM_INSTANCES = 8
@@ -30,19 +31,54 @@ GPUS = ("l20", "a100", "h100")
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Lengths matched to EcoServe's table, its objective, and how many requests a run takes."""
+    """Lengths matched to EcoServe's table, its objective, and how long a run is.
+
+    A run has `num_requests` at least, and as many more as come in `span_s` (up to a limit): a run
+    that is over before the first answers end shows no capacity, whatever the number of requests.
+    """
 
     name: str
     file: str
     slo: Slo
     num_requests: int
+    span_s: float = 0.0
+
+    def requests_at(self, rate: float) -> int:
+        """Requests of a run at a rate."""
+        return max(self.num_requests, min(MOST_REQUESTS, round(rate * self.span_s)))
+
+    def offered(
+        self, lengths: str, rate: float = 1.0, seed: int = 0, cv: float = 1.0
+    ) -> WorkloadSpec:
+        """The workload of a run; `lengths` is the folder of the length files."""
+        return WorkloadSpec(
+            lengths=f"{lengths}/{self.file}",
+            rate=rate,
+            cv=cv,
+            seed=seed,
+            num_requests=self.requests_at(rate),
+        )
 
 
+SPAN_S = 100.0
+MOST_REQUESTS = 10_000
 DATASETS = (
-    Dataset("alpaca", "ecoserve_matched_alpaca_20k.csv.gz", Slo(ttft_s=1.0, tpot_s=0.1), 3000),
-    Dataset("sharegpt", "ecoserve_matched_sharegpt_20k.csv.gz", Slo(ttft_s=5.0, tpot_s=0.1), 2000),
     Dataset(
-        "longbench", "ecoserve_matched_longbench_20k.csv.gz", Slo(ttft_s=15.0, tpot_s=0.1), 1000
+        "alpaca", "ecoserve_matched_alpaca_20k.csv.gz", Slo(ttft_s=1.0, tpot_s=0.1), 1000, SPAN_S
+    ),
+    Dataset(
+        "sharegpt",
+        "ecoserve_matched_sharegpt_20k.csv.gz",
+        Slo(ttft_s=5.0, tpot_s=0.1),
+        1000,
+        SPAN_S,
+    ),
+    Dataset(
+        "longbench",
+        "ecoserve_matched_longbench_20k.csv.gz",
+        Slo(ttft_s=15.0, tpot_s=0.1),
+        800,
+        SPAN_S,
     ),
 )
 

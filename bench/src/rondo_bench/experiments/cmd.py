@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rondo.errors import ConfigError
 from rondo_bench.experiments.beyond import run_beyond, run_mitosis
-from rondo_bench.experiments.cases import DATASETS, GPUS, SEEDS, Folders
+from rondo_bench.experiments.cases import DATASETS, GPUS, MOST_REQUESTS, SEEDS, Folders
 from rondo_bench.experiments.grid import TARGETS, all_cases, run_grid
 from rondo_bench.experiments.results import with_others, write
 from rondo_bench.experiments.speed import run_speed
@@ -61,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
         records = run_speed(folders, say)
     else:
         records = run_sweep(args.name, folders, args.jobs, say)
-    num_requests = max(item.num_requests for item in DATASETS)
-    path = write(folders.results, args.name, records, seeds=SEEDS, requests=num_requests)
+    path = write(folders.results, args.name, records, seeds=SEEDS, requests=MOST_REQUESTS)
     print(path)
     return 0

@@ -27,6 +27,8 @@ START_SHARE = 0.5
 FINE = 1.03
 TUNING = 1.06
 
+#: The workload of a run at a rate, with a seed.
+Offered = Callable[[float, int], WorkloadSpec]
 Record = dict[str, Any]
 
 
@@ -82,18 +84,17 @@ def run_jobs(
 
 def goodputs(
     cluster: ClusterSpec,
-    workload: WorkloadSpec,
+    offered: Offered,
     targets: Sequence[float],
     seeds: Sequence[int],
     fine: float = FINE,
 ) -> list[Goodput]:
-    """Goodput of a cluster at several attainment targets; `workload`'s rate and seed are ours."""
+    """Goodput of a cluster at several attainment targets; `offered` gives the workload of a run."""
 
     def measure(rate: float, seeds: Sequence[int]) -> list[float]:
-        offered = [msgspec.structs.replace(workload, rate=rate, seed=seed) for seed in seeds]
-        return [attainment_of(cluster, one) for one in offered]
+        return [attainment_of(cluster, offered(rate, seed)) for seed in seeds]
 
-    start = START_SHARE * rough_capacity(cluster, make_workload(workload))
+    start = START_SHARE * rough_capacity(cluster, make_workload(offered(1.0, seeds[0])))
     search = GoodputSearch(measure, start, seeds, fine)
     return [search.find(target) for target in targets]
 

@@ -11,9 +11,9 @@ import msgspec
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
 from rondo.policy.events import MacroScheduler
-from rondo_bench.experiments.cases import Folders
+from rondo_bench.experiments.cases import Folders, dataset
 from rondo_bench.experiments.search import Record
-from rondo_bench.experiments.sweeps import cluster_of, offered
+from rondo_bench.experiments.sweeps import cluster_of
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.workload import make_workload
 
@@ -60,8 +60,8 @@ def run_speed(folders: Folders, say: Callable[[str], None]) -> list[Record]:
             }
             records.append(record)
             say(str(record))
-    spec = offered("sharegpt", lengths, rate=30.0)
-    arrivals = make_workload(msgspec.structs.replace(spec, num_requests=18_000))
+    offered = dataset("sharegpt").offered(lengths, rate=30.0)
+    arrivals = make_workload(msgspec.structs.replace(offered, num_requests=18_000))
     start_s = time.process_time()
     SimCluster(cluster_of("sharegpt", "padg")).run(arrivals)
     record = {
@@ -84,5 +84,5 @@ def admission_times_s(lengths: str, rate: float) -> list[float]:
     macro.policy = timed
     for instance in cluster.instances:
         macro.join(instance)
-    cluster.run(make_workload(offered("sharegpt", lengths, rate=rate)))
+    cluster.run(make_workload(dataset("sharegpt").offered(lengths, rate)))
     return timed.admissions_s

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
-
-import msgspec
 
 from rondo.policy.catalog import PolicySettings
 from rondo.policy.padg_paper import PaperSettings
 from rondo.types import Slo
 from rondo_bench.experiments.cases import SEEDS, Case, Folders, dataset
-from rondo_bench.experiments.search import Job, Record, goodputs, run_jobs
+from rondo_bench.experiments.search import Job, Offered, Record, goodputs, run_jobs
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.summary import summarize
-from rondo_bench.sim.workload import WorkloadSpec, make_workload
+from rondo_bench.sim.workload import make_workload
 
 MODEL, GPU = "codellama-34b", "l20"
 #: Systems of the sweeps, with the budgets that tuning found for CodeLlama-34B on L20.
@@ -64,22 +63,14 @@ def cluster_of(name: str, system: str, num_instances: int = 8, model: str = MODE
     return replace(spec, settings=PolicySettings(chunk_tokens=CHUNK_TOKENS[name]))
 
 
-def offered(name: str, lengths: str, rate: float = 1.0, cv: float = 1.0) -> WorkloadSpec:
-    """The workload of a data set."""
-    item = dataset(name)
-    return WorkloadSpec(
-        lengths=f"{lengths}/{item.file}", rate=rate, cv=cv, num_requests=item.num_requests
-    )
-
-
 def curve(name: str, system: str, lengths: str) -> list[Record]:
     """Attainment and latencies over the rate, means over the seeds."""
     records: list[Record] = []
     for rate in RATES[name]:
         summaries = []
         for seed in SEEDS:
-            spec = msgspec.structs.replace(offered(name, lengths, rate), seed=seed)
-            run = SimCluster(cluster_of(name, system)).run(make_workload(spec), seed)
+            arrivals = make_workload(dataset(name).offered(lengths, rate, seed))
+            run = SimCluster(cluster_of(name, system)).run(arrivals, seed)
             summaries.append(summarize(run))
         mean = {
             "attainment": _mean([s["attainment"] for s in summaries]),
@@ -99,8 +90,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 5) if known else None
 
 
-def _goodput(cluster: ClusterSpec, spec: WorkloadSpec, described: Record) -> list[Record]:
-    [found] = goodputs(cluster, spec, (0.99,), SEEDS)
+def _goodput(cluster: ClusterSpec, offered: Offered, described: Record) -> list[Record]:
+    [found] = goodputs(cluster, offered, (0.99,), SEEDS)
     rates = {"rate": found.rate, "low": found.low, "high": found.high}
     return [{**described, "target": 0.99, **{k: round(v, 4) for k, v in rates.items()}}]
 
@@ -109,26 +100,27 @@ def objective(system: str, ttft_s: float, tpot_s: float, lengths: str) -> list[R
     """Goodput on ShareGPT under another objective."""
     cluster = replace(cluster_of("sharegpt", system), slo=Slo(ttft_s=ttft_s, tpot_s=tpot_s))
     described = {"dataset": "sharegpt", "system": system, "ttft_s": ttft_s, "tpot_s": tpot_s}
-    return _goodput(cluster, offered("sharegpt", lengths), described)
+    return _goodput(cluster, partial(dataset("sharegpt").offered, lengths), described)
 
 
 def burst(name: str, system: str, cv: float, lengths: str) -> list[Record]:
     """Goodput under Gamma arrivals."""
     described = {"dataset": name, "system": system, "cv": cv}
-    return _goodput(cluster_of(name, system), offered(name, lengths, cv=cv), described)
+    return _goodput(
+        cluster_of(name, system), partial(dataset(name).offered, lengths, cv=cv), described
+    )
 
 
 def size(model: str, system: str, num_instances: int, lengths: str) -> list[Record]:
     """Goodput on ShareGPT by the number of instances."""
     cluster = cluster_of("sharegpt", system, num_instances, model)
-    spec = offered("sharegpt", lengths)
     described = {
         "model": model,
         "dataset": "sharegpt",
         "system": system,
         "instances": num_instances,
     }
-    return _goodput(cluster, spec, described)
+    return _goodput(cluster, partial(dataset("sharegpt").offered, lengths), described)
 
 
 def ablation(name: str, variant: str, lengths: str) -> list[Record]:
@@ -138,7 +130,8 @@ def ablation(name: str, variant: str, lengths: str) -> list[Record]:
     else:
         settings = PolicySettings(paper=ABLATIONS[variant])
         cluster = replace(cluster_of(name, "padg-paper"), settings=settings)
-    return _goodput(cluster, offered(name, lengths), {"dataset": name, "variant": variant})
+    described = {"dataset": name, "variant": variant}
+    return _goodput(cluster, partial(dataset(name).offered, lengths), described)
 
 
 def _jobs(function: Callable[..., list[Record]], *axes: Sequence[object]) -> list[Job]:

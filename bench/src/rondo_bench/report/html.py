@@ -42,8 +42,8 @@ def _section(name: str, results: Results) -> Section:
         section = _MAKERS[name](results)
         seeds = ", ".join(map(str, experiment.seeds)) or "none"
         section.source = (
-            f"Made by: {experiment.command} (seeds {seeds}; {experiment.requests} requests a run; "
-            f"{experiment.machine})."
+            f"Made by: {experiment.command} (seeds {seeds}; up to {experiment.requests} requests "
+            f"a run; {experiment.machine})."
         )
     paragraphs = results.notes.get(name, "").split("\n\n")
     section.notes = [" ".join(text.split()) for text in paragraphs if text.strip()]

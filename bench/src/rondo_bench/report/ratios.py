@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rondo_bench.report.data import GridRecord, in_order
-from rondo_bench.report.style import DATASETS, GPUS, MODELS, NODG, TARGETS
+from rondo_bench.report.style import CEILING, DATASETS, GPUS, MODELS, NODG, TARGETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ OURS_TO_NODG = Ratio("PaDG ours / best NoDG", "padg", NODG)
 OURS_TO_PAPER = Ratio("PaDG ours / PaDG paper", "padg", ("padg-paper",))
 PAPER_TO_NODG = Ratio("PaDG paper / best NoDG", "padg-paper", NODG)
 OURS_TO_FUDG = Ratio("PaDG ours / FuDG", "padg", ("fudg",))
-RATIOS = (OURS_TO_NODG, OURS_TO_PAPER, PAPER_TO_NODG, OURS_TO_FUDG)
+OURS_TO_CEILING = Ratio("PaDG ours / ceiling", "padg", (CEILING,))
+RATIOS = (OURS_TO_NODG, OURS_TO_PAPER, PAPER_TO_NODG, OURS_TO_FUDG, OURS_TO_CEILING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ SYSTEMS = (
     "fudg",
     "fudg-ideal",
 )
+#: Not a system: what the steps' durations allow any schedule.
+CEILING = "ceiling"
 NODG = ("nodg-rr", "nodg-jsq", "chunked-rr", "chunked-jsq")
 DATASETS = ("alpaca", "sharegpt", "longbench")
 MODELS = ("llama-30b", "codellama-34b", "qwen2-72b")
