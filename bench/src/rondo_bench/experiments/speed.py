@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 import msgspec
 
+from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
 from rondo.policy.events import MacroScheduler
@@ -37,6 +38,10 @@ class _Timed:
     @property
     def num_pending(self) -> int:
         return self.policy.num_pending
+
+    @property
+    def latencies(self) -> Mapping[str, CorrectedModel]:
+        return self.policy.latencies
 
     def check_invariants(self) -> None:
         self.policy.check_invariants()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rondo.bus.protocol import Incoming
 from rondo.bus.sequence import SequenceTracker
 from rondo.journal_writer import JournalWriter
+from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.events import Event, MacroScheduler
 from rondo.service import logs
@@ -87,6 +88,11 @@ class MacroHost:
     def num_pending(self) -> int:
         """Requests that wait for admission."""
         return self._policy.num_pending
+
+    @property
+    def latencies(self) -> Mapping[str, CorrectedModel]:
+        """Predicts the steps of each instance, as corrected so far."""
+        return self._policy.latencies
 
     # Membership
 

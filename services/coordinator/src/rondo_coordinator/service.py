@@ -68,6 +68,9 @@ class CoordinatorService:
         self._competing: list[asyncio.Task[None]] = []
         self.started = False
         metrics.watch_pending(lambda: sum(host.num_pending for host in self._hosts.values()))
+        metrics.watch_latencies(
+            lambda: [item for host in self._hosts.values() for item in host.latencies.items()]
+        )
 
     async def start(self) -> None:
         """Subscribes and begins to compete."""

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--run-dir", type=Path, default=Path(rd.DEFAULT), help=f"run folder (default {rd.DEFAULT})"
     )
     up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
-    up.add_argument("--engine", choices=["torch", "emulated"], default="torch")
+    up.add_argument("--engine", choices=["torch", "vllm", "emulated"], default="torch")
     up.add_argument("--workers", type=_count, default=2, metavar="N")
     up.add_argument("--model", metavar="PATH", help="Hugging Face folder (default: rondo-tiny)")
     up.add_argument("--model-name", metavar="NAME", help="name clients use (default: the folder's)")

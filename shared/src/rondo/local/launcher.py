@@ -42,7 +42,7 @@ class LocalCluster:
 
     def __init__(self, options: UpOptions) -> None:
         self._options = options
-        self._model = find_model(options.model, weights=options.engine == "torch")
+        self._model = find_model(options.model, weights=options.engine != "emulated")
         self._name = options.model_name or self._model.name
         self._children: list[Child] = []
         self._nats: NatsServer | None = None
@@ -148,7 +148,7 @@ class LocalCluster:
             "RONDO_MODEL_NAME": self._name,
             "RONDO_ENGINE": options.engine,
         }
-        if options.engine == "torch":
+        if options.engine != "emulated":
             env["RONDO_THREADS"] = os.environ.get("RONDO_THREADS", str(threads))
             # Threads of several workers that spin while they wait take the cores from each other.
             env["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")

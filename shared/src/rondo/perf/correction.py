@@ -67,6 +67,10 @@ class CorrectedModel:
         """What predictions of this kind (DECODE, PREFILL, FUSED) are multiplied with."""
         return self._used[kind]
 
+    def seen(self, kind: int) -> int:
+        """Steps of this kind observed so far."""
+        return self._counts[kind]
+
     def error(self, kind: int) -> float:
         """Recent mean of |predicted - measured| / measured for this kind, each at most 1."""
         return self._errors[kind]

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 import msgspec
 
+from rondo.perf.correction import CorrectedModel
 from rondo.types import Batching, LatencyModel, Progress, RequestInfo
 
 
@@ -186,6 +188,11 @@ class MacroScheduler(Protocol):
     @property
     def num_pending(self) -> int:
         """Requests that wait for admission."""
+        ...
+
+    @property
+    def latencies(self) -> Mapping[str, CorrectedModel]:
+        """Predicts the steps of each instance, as corrected so far."""
         ...
 
     def check_invariants(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from rondo.errors import InvariantError
+from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
@@ -75,6 +76,11 @@ class MacroState(ABC):
     def num_pending(self) -> int:
         """Requests that wait for admission."""
         return len(self.pending)
+
+    @property
+    def latencies(self) -> dict[str, CorrectedModel]:
+        """Predicts the steps of each instance, as corrected so far."""
+        return {instance_id: view.latency for instance_id, view in self.views.items()}
 
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
