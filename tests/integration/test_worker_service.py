@@ -279,3 +279,24 @@ async def test_an_idle_worker_says_so_once_a_second(stage: Stage) -> None:
     await asyncio.sleep(2.3)
     assert 2 <= len(boss.reports.items) - seen <= 3
     assert all(progress.members == () for progress in boss.progress()[-2:])
+
+
+async def test_a_prompt_that_begins_as_another_did_is_not_computed_again(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    await stage.worker()
+    first = tuple(range(20, 20 + 50))
+    await boss.prompt("first", 4, tokens=first)
+    await boss.grant("first")
+    await boss.end("first")
+    await boss.reported(lambda all_: len(ended(all_)) == 1)
+    second = (*first[:40], *range(30, 60))
+    await boss.prompt("second", 4, tokens=second)
+    await boss.grant("second")
+    await boss.end("second")
+    seen = await boss.reported(lambda all_: len(ended(all_)) == 2)
+    [found] = [found for progress in seen for found in progress.found]
+    whole = 40 // SPEC.block_size * SPEC.block_size
+    assert (found.request_id, found.num_tokens) == ("second", whole)
+    computed = [step.prompt_tokens for progress in seen for step in progress.steps]
+    assert sum(computed) == len(first) + len(second) - whole
+    assert boss.tokens("second") == expected_tokens(second, 4, ignore_eos=True)

@@ -8,8 +8,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from rondo.policy.instance import PROMPT_WAIT_S, InstanceScheduler
 from rondo.policy.ledger import KvLedger
-from rondo.policy.plan import Job
+from rondo.policy.plan import Job, PlanItem
 from rondo.policy.turns import TurnEnd
+from rondo.prefix import block_names
 from rondo.types import Batching, BatchKind, Phase, Slo
 
 EOS = 1
@@ -37,17 +38,27 @@ class InstanceMachine(RuleBasedStateMachine):
         self.known: set[str] = set()
         self.granted: set[str] = set()
         self.ended: set[str] = set()
+        self.content: dict[str, tuple[bytes, ...]] = {}  # names of a prompt's full blocks
+        self.blocks: dict[int, bytes] = {}  # what the prompts computed so far left in a block
 
     @rule(target=requests)
     def name(self) -> str:
         self.count += 1
         return f"r{self.count}"
 
-    @rule(request=requests, prompt=st.integers(1, 40), answer=st.integers(1, 30))
-    def prompt_arrives(self, request: str, prompt: int, answer: int) -> None:
+    @rule(
+        request=requests,
+        prompt=st.integers(1, 40),
+        answer=st.integers(1, 30),
+        family=st.integers(0, 2),
+    )
+    def prompt_arrives(self, request: str, prompt: int, answer: int, family: int) -> None:
+        """Prompts of one family begin alike, those of family 0 with nobody."""
         if request in self.known | self.ended:
             return
         job = Job(request, prompt, answer, max(1, answer // 2), Slo(ttft_s=1, tpot_s=0.1), 0.0)
+        job.block_names = block_names([family or 2 + self.count] * prompt, BLOCK)
+        self.content[request] = job.block_names
         if self.scheduler.add(job) is None:
             self.known.add(request)
         else:
@@ -100,6 +111,11 @@ class InstanceMachine(RuleBasedStateMachine):
         assert plan.prompt_tokens <= 12
         for item in plan.items:
             assert len(item.blocks) * BLOCK >= item.start + item.num_tokens
+            names = self.content[item.request_id]
+            before = min(item.start // BLOCK, len(names))
+            assert [self.blocks.get(b) for b in item.blocks[:before]] == [*names[:before]]
+        for item in plan.items:
+            self.write(item)
         self.now_s += 0.1
         token = EOS if eos else 5
         known = {member.request_id: member for member in self.scheduler.members(self.now_s)}
@@ -121,6 +137,15 @@ class InstanceMachine(RuleBasedStateMachine):
             self.granted.discard(finished.request_id)
             self.ended.add(finished.request_id)
         return True
+
+    def write(self, item: PlanItem) -> None:
+        """What the blocks hold after the step; only full blocks of prompts have names."""
+        names = self.content[item.request_id]
+        for index in range(item.start // BLOCK, -(-(item.start + item.num_tokens) // BLOCK)):
+            full = (index + 1) * BLOCK <= item.start + item.num_tokens
+            self.blocks.pop(item.blocks[index], None)
+            if full and index < len(names):
+                self.blocks[item.blocks[index]] = names[index]
 
     @invariant()
     def sound(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepOutcome, StepPlan
+from rondo.prefix import block_names
 from rondo.types import FinishReason, Phase, Sampling, Slo
 from rondo_worker.engines.base import Engine, EngineRequest
 
@@ -59,6 +60,7 @@ class Driver:
                 slo=SLO,
                 arrival_s=float(self.num_steps),
                 ignore_eos=item.ignore_eos,
+                block_names=block_names(item.prompt, self.engine.spec.block_size),
             )
             refusal = self.scheduler.add(job)
             assert refusal is None, refusal

@@ -73,8 +73,15 @@ def test_a_block_outside_the_pool_is_found() -> None:
 def test_a_table_that_changes_under_cached_tokens_is_found() -> None:
     engine = two_requests()
     run(engine, prefill("a", 0, 4, [0]))
-    with pytest.raises(EngineError, match="its block table changed"):
+    with pytest.raises(EngineError, match="KV block 5 does not hold its tokens from 0 on"):
         run(engine, prefill("a", 4, 4, [5, 6]))
+
+
+def test_a_table_that_changes_amid_a_block_is_found() -> None:
+    engine = two_requests()
+    run(engine, prefill("a", 0, 6, [0, 1]))
+    with pytest.raises(EngineError, match="its block table changed"):
+        run(engine, prefill("a", 6, 2, [0, 5]))
 
 
 def test_who_lost_a_block_must_start_over() -> None:

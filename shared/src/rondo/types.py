@@ -124,6 +124,13 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     base_step: int
 
 
+class FoundPrefix(msgspec.Struct, frozen=True, array_like=True):
+    """The KV of a waiting prompt's first `num_tokens` tokens is on the instance already."""
+
+    request_id: str
+    num_tokens: int
+
+
 class StepStat(msgspec.Struct, frozen=True, array_like=True):
     """One engine step: its phase, wall time, sequences, new tokens, cached tokens before them.
 
@@ -155,6 +162,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     num_running: int
     num_waiting: int
     kv: KvOccupancy
+    found: tuple[FoundPrefix, ...] = ()
     prefilled: tuple[str, ...] = ()
     started: tuple[Started, ...] = ()
     finished: tuple[Finished, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rondo.policy.turns import TurnEnd
@@ -39,6 +41,11 @@ class WorkerMetrics:
             buckets=_STEP_BUCKETS,
             registry=registry,
         )
+        self._reused = Gauge(
+            "rondo_reused_prompt_tokens",
+            "Prompt tokens so far that were not computed because their KV was in the pool",
+            registry=registry,
+        )
         blocks = Gauge("rondo_kv_blocks", "KV blocks by state", ["state"], registry=registry)
         requests = Gauge(
             "rondo_requests", "Requests on the instance by state", ["state"], registry=registry
@@ -48,6 +55,10 @@ class WorkerMetrics:
         self._tokens = {phase: tokens.labels(phase.value) for phase in _PHASES}
         self._used, self._free, self._reserved = map(blocks.labels, ("used", "free", "reserved"))
         self._running, self._waiting = map(requests.labels, ("running", "waiting"))
+
+    def watch_reuse(self, count: Callable[[], int]) -> None:
+        """Reads the number of reused tokens from `count`."""
+        self._reused.set_function(count)
 
     def observe(self, record: StepRecord) -> None:
         """Takes in one round of the step loop."""

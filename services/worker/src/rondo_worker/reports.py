@@ -109,6 +109,7 @@ def _merge(held: Progress | None, new: Progress) -> Progress:
         return new
     return msgspec.structs.replace(
         new,
+        found=held.found + new.found,
         prefilled=held.prefilled + new.prefilled,
         started=held.started + new.started,
         finished=held.finished + new.finished,

@@ -21,6 +21,7 @@ from rondo.bus.tasks import end_task
 from rondo.errors import DecodeError, EngineError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import Job
+from rondo.prefix import block_names
 from rondo.service import logs
 from rondo.service.outbox import Outbox
 from rondo.types import Finished, FinishReason, Phase
@@ -45,6 +46,7 @@ class WorkerService:
 
     Args:
         on_death: called when the engine is beyond repair.
+        share_prefixes: prompts that begin with the same blocks of tokens share their KV.
     """
 
     def __init__(
@@ -55,10 +57,13 @@ class WorkerService:
         scheduler: InstanceScheduler,
         metrics: WorkerMetrics,
         on_death: Callable[[Exception], None],
+        *,
+        share_prefixes: bool = True,
     ) -> None:
         self._bus = bus
         self._instance_id = record.instance_id
         self._max_model_len = record.max_model_len
+        self._share_block_size = record.block_size if share_prefixes else None
         self._metrics = metrics
         self._outbox = Outbox(bus)
         self._streams = TokenStreams(record.instance_id, self._outbox.send)
@@ -197,6 +202,7 @@ class WorkerService:
             slo=run.slo,
             arrival_s=time.monotonic() - run.age_s,
             ignore_eos=run.ignore_eos,
+            block_names=block_names(prompt, size) if (size := self._share_block_size) else (),
         )
         request = EngineRequest(
             request_id=run.request_id,

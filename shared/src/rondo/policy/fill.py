@@ -18,10 +18,8 @@ def take_chunks(board: JobBoard, budget: int, slots: int) -> list[PlanItem]:
         if budget <= 0 or len(chunks) >= slots:
             break
         # One free block for each running request keeps them from preempting this one at once.
-        missing = ledger.missing(job.request_id, job.known)
-        if missing and missing + board.num_prefilled > ledger.num_free:
+        if not board.pool.claim(job, spare_blocks=board.num_prefilled):
             break
-        board.pool.grow(job, job.known)
         count = min(job.known - job.cached, budget)
         budget -= count
         chunks.append(PlanItem(job.request_id, job.cached, count, ledger.table(job.request_id)))

@@ -162,7 +162,7 @@ class InstanceScheduler:
                 self._finish(job, FinishReason.LENGTH, finished)
         for chunk in plan.chunks:
             if prompt := self.board.jobs.get(chunk.request_id):
-                prompt.cached = chunk.start + chunk.num_tokens
+                self.board.pool.computed(prompt, chunk.start + chunk.num_tokens)
                 if prompt.cached == prompt.known:
                     self._prefilled(prompt, prefilled, finished)
         for request_id in stopped:

@@ -96,7 +96,8 @@ class Job:
     `tokens_out` and `cached` (tokens whose KV is in the pool) stand still while it decodes: the
     decode batch counts for all its sequences at once (`DecodeBatch`). `order` is that of arrival;
     `base_step` is the step count at which it joined the batch, None outside it; `end_step` the
-    one at which it reaches `max_tokens`.
+    one at which it reaches `max_tokens`. `block_names` name the prompt's full blocks
+    (`rondo.prefix`); without them its KV is not shared.
     """
 
     request_id: str
@@ -106,6 +107,7 @@ class Job:
     slo: Slo
     arrival_s: float
     ignore_eos: bool = False
+    block_names: Sequence[bytes] = ()
     order: int = 0
     tokens_out: int = 0
     cached: int = 0
@@ -118,6 +120,10 @@ class Job:
     def known(self) -> int:
         """Tokens that exist: the prompt and the answer so far."""
         return self.prompt_tokens + self.tokens_out
+
+    def shareable(self, block_size: int) -> Sequence[bytes]:
+        """Names of the blocks that it may take over: all but one that holds its last token."""
+        return self.block_names[: (self.known - 1) // block_size]
 
     def final_blocks(self, block_size: int) -> int:
         """Blocks it is expected to own at its end."""

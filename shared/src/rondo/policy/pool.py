@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rondo.errors import InvariantError
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job
-from rondo.types import KvOccupancy
+from rondo.types import FoundPrefix, KvOccupancy
 
 
 class JobPool:
@@ -16,10 +16,21 @@ class JobPool:
     def __init__(self, ledger: KvLedger) -> None:
         self.ledger = ledger
         self._reserved_blocks = 0
+        self.shared_tokens = 0
+        """Tokens so far that were not prefilled because their KV was there."""
+        self._found: list[FoundPrefix] = []
 
     def enter(self, job: Job) -> None:
         """A request came; it owns nothing yet."""
-        self._reserved_blocks += job.final_blocks(self.ledger.block_size)
+        size = self.ledger.block_size
+        self._reserved_blocks += job.final_blocks(size)
+        if blocks := self.ledger.found(job.shareable(size)):
+            self._found.append(FoundPrefix(job.request_id, blocks * size))
+
+    def take_found(self) -> tuple[FoundPrefix, ...]:
+        """Prompts since the last call whose first tokens' KV was there when they came."""
+        found, self._found = tuple(self._found), []
+        return found
 
     def grow(self, job: Job, num_tokens: int) -> bool:
         """Makes the job's table cover `num_tokens` tokens, or changes nothing: False."""
@@ -28,6 +39,34 @@ class JobPool:
             return False
         self._reserved_blocks += self._expected(job) - before
         return True
+
+    def claim(self, job: Job, spare_blocks: int) -> bool:
+        """Gives a job blocks for all its tokens, if `spare_blocks` stay free beside them.
+
+        A job that has none begins with those that hold its first tokens already. False: nothing
+        was changed.
+        """
+        ledger = self.ledger
+        fresh = ledger.held(job.request_id) == 0
+        if fresh:
+            self._share(job)
+        missing = ledger.missing(job.request_id, job.known)
+        if missing and missing + spare_blocks > ledger.num_free:
+            if fresh:
+                self.free(job)
+            return False
+        self.grow(job, job.known)
+        if fresh:
+            self.shared_tokens += job.cached
+        return True
+
+    def computed(self, job: Job, num_tokens: int) -> None:
+        """The KV of the job's first `num_tokens` tokens is in its blocks."""
+        size = self.ledger.block_size
+        first = job.cached // size
+        job.cached = num_tokens
+        if names := job.block_names[first : num_tokens // size]:
+            self.ledger.name(job.request_id, first, names)
 
     def free(self, job: Job) -> None:
         """Takes the job's blocks back; it stays and will want them again."""
@@ -49,6 +88,12 @@ class JobPool:
         """Raises InvariantError when the reservation is not the sum over `jobs`."""
         if self._reserved_blocks != sum(self._expected(job) for job in jobs):
             raise InvariantError("KV pool: the reservation disagrees with the requests")
+
+    def _share(self, job: Job) -> None:
+        before = self._expected(job)
+        count = self.ledger.share(job.request_id, job.shareable(self.ledger.block_size))
+        job.cached = count * self.ledger.block_size
+        self._reserved_blocks += self._expected(job) - before
 
     def _expected(self, job: Job) -> int:
         """Blocks that the job is still expected to take."""

@@ -31,6 +31,7 @@ def progress_of(
         num_running=scheduler.num_running,
         num_waiting=scheduler.num_waiting,
         kv=scheduler.occupancy(),
+        found=scheduler.board.pool.take_found(),
         prefilled=outcome.prefilled,
         started=outcome.started,
         finished=(*finished, *outcome.finished),

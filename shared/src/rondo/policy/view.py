@@ -14,6 +14,7 @@ from rondo.types import (
     Batching,
     BatchKind,
     Finished,
+    FoundPrefix,
     Phase,
     Progress,
     RequestInfo,
@@ -51,6 +52,7 @@ class InstanceView:
         self.handed = Forecast(self.latency, info.max_prefill_tokens)  # since decode resumed last
         self.blocks = PlacedBlocks(info.block_size)
         self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
+        self._found: dict[str, int] = {}  # tokens of waiting prompts whose KV is there already
         self._ahead = 0  # prompt tokens computed of prompts that are not complete
         self._forecasts: dict[Batching, Forecast] = {}
 
@@ -64,7 +66,7 @@ class InstanceView:
     @property
     def outstanding_tokens(self) -> int:
         """Prompt tokens that are granted and not computed yet."""
-        return sum(r.prompt_tokens for r in self.outstanding.values()) - self._ahead
+        return sum(self._to_prefill(r) for r in self.outstanding.values()) - self._ahead
 
     def context_tokens(self) -> int:
         """Tokens in the KV cache of the requests that decode."""
@@ -135,6 +137,7 @@ class InstanceView:
         """Drops a request wherever it is."""
         self.blocks.drop(request_id)
         self._forecasts.clear()
+        self._found.pop(request_id, None)
         self.running.pop(request_id)
         for group in (self.outstanding, self.fresh, self.carry):
             group.pop(request_id, None)
@@ -163,6 +166,8 @@ class InstanceView:
             self.turn = max(self.turn, progress.turn)
         for step in progress.steps:
             self.latency.observe(step)
+        for found in progress.found:
+            self._find(found)
         if self.outstanding or self.carry:
             self._prefilled(progress, changes)
         self.decode_steps = max(self.decode_steps, progress.decode_steps)
@@ -191,9 +196,20 @@ class InstanceView:
             forecast = Forecast(self.latency, tokens, riders, self.context_tokens())
         ahead = self._ahead
         for request in self.outstanding.values():
-            forecast.add(request.prompt_tokens, min(ahead, request.prompt_tokens - 1))
+            done = min(ahead, self._to_prefill(request) - 1)
+            forecast.add(request.prompt_tokens, self._found.get(request.request_id, 0) + done)
             ahead = 0
         return forecast
+
+    def _to_prefill(self, request: RequestInfo) -> int:
+        """Tokens of its prompt whose KV is not there before it starts."""
+        return request.prompt_tokens - self._found.get(request.request_id, 0)
+
+    def _find(self, found: FoundPrefix) -> None:
+        request = self.outstanding.get(found.request_id) or self.carry.get(found.request_id)
+        if request and found.num_tokens < request.prompt_tokens:
+            self._found[found.request_id] = found.num_tokens
+            self._forecasts.clear()
 
     def _prefilled(self, progress: Progress, changes: Changes) -> None:
         self._forecasts.clear()
@@ -201,7 +217,8 @@ class InstanceView:
         for request_id in progress.prefilled:
             info = self.outstanding.pop(request_id, None) or self.carry.pop(request_id, None)
             if info:
-                self._ahead = max(0, self._ahead - info.prompt_tokens)
+                self._ahead = max(0, self._ahead - self._to_prefill(info))
+                self._found.pop(request_id, None)
                 self.blocks.run(request_id)
                 self.fresh[request_id] = self._live(info)
                 changes.prefilled.append(request_id)

@@ -66,7 +66,9 @@ class Engine(Protocol):
         """Executes the plan; returns the next token of each sequence that it completes.
 
         Each item's tokens `start .. start + num_tokens` of prompt-plus-answer-so-far are computed
-        and their keys and values stored in its block table. A prefill item that does not reach
+        and their keys and values stored in its block table. What is before `start` is there: the
+        request's own, or full blocks that another request with the same first tokens computed; an
+        engine only reads those. A prefill item that does not reach
         the end of what is known yields no token. The engine appends returned tokens to its own
         record of the request, so the next decode step starts from them.
 

@@ -63,7 +63,7 @@ class EmulatedEngine:
         self._profile = profile
         self._ordinary = tuple(ordinary_token_ids)
         self._sequences = SequenceTable(spec)
-        self._shadow = KvShadow(spec.num_blocks, self._sequences)
+        self._shadow = KvShadow(spec.num_blocks, spec.block_size, self._sequences)
         self._hashes: dict[str, int] = {}
         self._end_s = self._returned_s = float("-inf")
 

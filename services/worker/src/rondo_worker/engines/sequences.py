@@ -111,7 +111,8 @@ class SequenceTable:
             return f"step over tokens {item.start}..{end} of {len(sequence.tokens)}"
         if decode and (item.num_tokens != 1 or end != len(sequence.tokens)):
             return f"decode step over tokens {item.start}..{end} of {len(sequence.tokens)}"
-        if item.start not in (0, sequence.cached):
+        # A scheduler may start over from full blocks that hold the first tokens already.
+        if item.start != sequence.cached and (decode or item.start % self._spec.block_size):
             return f"step starts at token {item.start}, but {sequence.cached} are cached"
         if len(item.blocks) * self._spec.block_size < end:
             return f"{len(item.blocks)} KV blocks do not cover {end} tokens"
