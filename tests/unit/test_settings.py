@@ -25,8 +25,8 @@ def test_defaults_and_values_from_the_environment() -> None:
 
 
 def test_an_empty_variable_means_the_default() -> None:
-    settings = from_env(WorkerSettings, {"RONDO_MODEL": "/m", "RONDO_BLOCK_SIZE": ""})
-    assert settings.block_size == 16
+    settings = from_env(WorkerSettings, {"RONDO_MODEL": "/m", "RONDO_MAX_RUNNING": ""})
+    assert settings.max_running == 256
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_an_empty_variable_means_the_default() -> None:
         ("RONDO_HTTP_PORT", "eighty"),
         ("RONDO_HTTP_PORT", "70000"),
         ("RONDO_ENGINE", "quantum"),
-        ("RONDO_BLOCK_SIZE", "0"),
+        ("RONDO_BLOCK_SIZE", "-1"),
         ("RONDO_LOG_LEVEL", "LOUD"),
         ("RONDO_DRAIN_TIMEOUT_S", "-1"),
     ],

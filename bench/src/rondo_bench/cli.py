@@ -10,6 +10,7 @@ import uvloop
 
 from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
+from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
 from rondo_bench.parity import cmd as parity_cmd
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     sim_commands.add_parsers(commands)
     replay_cmd.add_parser(commands)
     profile_cmd.add_parser(commands)
+    engines_cmd.add_parser(commands)
     experiment_cmd.add_parser(commands)
     parity_cmd.add_parser(commands)
     report_cmd.add_parser(commands)

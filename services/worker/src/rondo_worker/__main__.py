@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import uuid
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +26,9 @@ from rondo_worker.settings import WorkerSettings
 
 log = logging.getLogger("rondo.worker")
 
+#: Tokens in a KV block of the torch engine.
+DEFAULT_BLOCK_SIZE = 16
+
 
 def load_engine(settings: WorkerSettings) -> tuple[Engine, LatencyProfile]:
     """The engine of the settings, and the latencies that schedulers should expect of it.
@@ -32,33 +36,58 @@ def load_engine(settings: WorkerSettings) -> tuple[Engine, LatencyProfile]:
     Raises:
         ConfigError: the model, the profile or a setting is wrong.
     """
-    from rondo_worker.engines.emulated import EmulatedEngine
+    from rondo_worker.engines.calibrate import calibrate
 
     if settings.engine == "emulated":
+        from rondo_worker.engines.emulated import EmulatedEngine
+
         profile = load_profile(settings.profile)
-        emulated = EmulatedEngine.from_model(
-            settings.model,
-            profile,
-            model_name=settings.model_name or None,
-            num_blocks=settings.num_blocks or None,
-            max_model_len=settings.max_model_len or None,
-        )
-        return emulated, profile
-    # torch takes seconds to import, and a worker of emulated engines need not have it.
-    from rondo_worker.engines.calibrate import calibrate
+        sizes = _sizes(settings)
+        return EmulatedEngine.from_model(settings.model, profile, **sizes), profile
+    load = _load_vllm if settings.engine == "vllm" else _load_torch
+    engine = load(settings)
+    return engine, calibrate(engine)
+
+
+def _sizes(settings: WorkerSettings) -> dict[str, Any]:
+    """What every engine takes; None leaves it to the engine."""
+    return {
+        "model_name": settings.model_name or None,
+        "num_blocks": settings.num_blocks or None,
+        "max_model_len": settings.max_model_len or None,
+    }
+
+
+def _load_torch(settings: WorkerSettings) -> Engine:
+    # It takes seconds to import, and a worker of another engine need not have it.
     from rondo_worker.engines.torch import TorchEngine
 
-    engine = TorchEngine.load(
+    return TorchEngine.load(
         settings.model,
-        model_name=settings.model_name or None,
         device=settings.device,
         dtype=settings.dtype,
-        block_size=settings.block_size,
-        num_blocks=settings.num_blocks or None,
-        max_model_len=settings.max_model_len or None,
+        block_size=settings.block_size or DEFAULT_BLOCK_SIZE,
         num_threads=settings.threads or None,
+        **_sizes(settings),
     )
-    return engine, calibrate(engine)
+
+
+def _load_vllm(settings: WorkerSettings) -> Engine:
+    from rondo_worker.engines.vllm import VllmEngine
+
+    return VllmEngine.load(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        block_size=settings.block_size or None,
+        num_threads=settings.threads or None,
+        max_running=settings.max_running,
+        max_prefill_tokens=settings.max_prefill_tokens,
+        tensor_parallel=settings.tensor_parallel,
+        pipeline_parallel=settings.pipeline_parallel,
+        compiled={"auto": None, "on": True, "off": False}[settings.compile],
+        **_sizes(settings),
+    )
 
 
 class Worker:
@@ -100,7 +129,16 @@ class Worker:
         )
         record = _record(self._id, engine, scheduler, profile)
         metrics = WorkerMetrics(self._registry)
-        service = WorkerService(self._bus, record, engine, scheduler, metrics, self._on_death)
+        metrics.watch_reuse(lambda: scheduler.board.pool.shared_tokens)
+        service = WorkerService(
+            self._bus,
+            record,
+            engine,
+            scheduler,
+            metrics,
+            self._on_death,
+            share_prefixes=self._settings.prefix_cache,
+        )
         self._service = service
         if await unless_stopped(self._stop, service.start()):
             logs.info(log, "ready", instance=self._id, blocks=engine.spec.num_blocks)

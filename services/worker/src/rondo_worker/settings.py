@@ -14,9 +14,9 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
 
     model: Annotated[str, Meta(description="folder of the model, in Hugging Face layout")]
     model_name: Annotated[str, Meta(description="name clients use; the folder's by default")] = ""
-    engine: Annotated[str, Meta(pattern="^(torch|emulated)$", description="torch or emulated")] = (
-        "torch"
-    )
+    engine: Annotated[
+        str, Meta(pattern="^(torch|vllm|emulated)$", description="torch, vllm or emulated")
+    ] = "torch"
     profile: Annotated[
         str, Meta(description="latency profile of the emulated engine: a name or a JSON file")
     ] = "codellama-34b-l20-tp4"
@@ -28,8 +28,26 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, description="CPU threads of torch; 0 leaves it to torch")
     ] = 0
-    block_size: Annotated[int, Meta(ge=1, le=1024, description="tokens in a KV block")] = 16
+    tensor_parallel: Annotated[
+        int, Meta(ge=1, le=64, description="devices that share each layer; vllm only")
+    ] = 1
+    pipeline_parallel: Annotated[
+        int, Meta(ge=1, le=64, description="devices with layers of their own; vllm only")
+    ] = 1
+    compile: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|on|off)$",
+            description="compile the model at start; vllm only; auto: not on a CPU",
+        ),
+    ] = "auto"
+    block_size: Annotated[
+        int, Meta(ge=0, le=1024, description="tokens in a KV block; 0 takes the engine's own")
+    ] = 0
     num_blocks: Annotated[int, Meta(ge=0, description="KV blocks; 0 sizes the pool itself")] = 0
+    prefix_cache: Annotated[
+        bool, Meta(description="prompts that begin alike share the KV of their first blocks")
+    ] = True
     max_model_len: Annotated[
         int, Meta(ge=0, description="limit of prompt plus answer; 0 takes the model's")
     ] = 0
