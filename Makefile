@@ -77,7 +77,7 @@ test: install-dev ## Run every test: unit, property, contract, integration, end 
 
 # vLLM's own deprecations are no errors here, and its first import takes long.
 test-vllm: install-vllm ## The contract suite and more against vLLM, in its own venv.
-	$(VLLM_BIN)/python -m pytest tests/vllm tests/contract/test_engines.py \
+	$(VLLM_BIN)/python -m pytest tests/vllm tests/contract/test_engines*.py \
 	    -k 'not torch and not emulated' -o timeout=300 \
 	    -W ignore::DeprecationWarning -W ignore::FutureWarning
 

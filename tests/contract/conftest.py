@@ -1,4 +1,4 @@
-"""Fixtures of the bus suite."""
+"""Fixtures of the bus suite and of the engine suite."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.buses import BusHarness, running
+from tests.support.engines import block_size, engine, kind, make_engine, model_folder
+
+__all__ = ["block_size", "engine", "kind", "make_engine", "model_folder"]
 
 
 @pytest.fixture(params=["memory", "nats"])

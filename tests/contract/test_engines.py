@@ -2,96 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rondo.errors import EngineError
-from rondo.perf.profile import LatencyProfile
 from rondo.policy.plan import PlanItem, plan_of
 from rondo.types import FinishReason, Phase, Sampling
-from rondo_worker.engines.base import Engine, EngineRequest
+from rondo_worker.engines.base import Engine
 from rondo_worker.engines.calibrate import calibrate
-from rondo_worker.engines.emulated import EmulatedEngine
-from rondo_worker.engines.torch import TorchEngine
-from rondo_worker.engines.vllm import VllmEngine
 from tests.support.drive import Driver, answers, request
-from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE, build_model
-
-#: Tokens in a KV block of each engine; vLLM's kernels for the CPU want 32.
-BLOCK_SIZES = {"torch": 4, "emulated": 4, "vllm": 32}
-NUM_BLOCKS = 200
-MakeEngine = Callable[..., Engine]
-
-QUICK = LatencyProfile(
-    name="quick",
-    source="made up for tests",
-    prefill_floor_ms=(0.02, 0.0),
-    prefill_line_ms=(0.01, 0.0001),
-    prefill_attn_ms=(0.0, 0.0, 0.0),
-    decode_ms=(0.02, 0.0001, 0.0),
-)
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_model("llama", head_dim=32).save_pretrained(folder)  # vLLM has no smaller heads
-    return folder
-
-
-@pytest.fixture(params=[name for name in BLOCK_SIZES if name != "vllm" or find_spec("vllm")])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def block_size(kind: str) -> int:
-    return BLOCK_SIZES[kind]
-
-
-@pytest.fixture
-def make_engine(kind: str, block_size: int, model_folder: Path) -> Iterator[MakeEngine]:
-    made: list[Engine] = []
-
-    def make(**options: Any) -> Engine:
-        sizes: dict[str, Any] = {"block_size": block_size, "num_blocks": NUM_BLOCKS, **options}
-        if kind == "emulated":
-            made.append(EmulatedEngine.from_model(model_folder, QUICK, **sizes))
-        else:
-            load = TorchEngine.load if kind == "torch" else VllmEngine.load
-            made.append(load(model_folder, device="cpu", dtype="float32", **sizes))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.close()
-
-
-@pytest.fixture
-def engine(make_engine: MakeEngine) -> Engine:
-    return make_engine()
-
-
-def prompts(count: int, *, shortest: int = 3, longest: int = 40) -> list[tuple[int, ...]]:
-    dice = random.Random(7)
-    return [
-        tuple(dice.choices(range(3, VOCAB_SIZE), k=dice.randint(shortest, longest)))
-        for _ in range(count)
-    ]
-
-
-def batch(count: int, max_tokens: int = 24, **sampling: Any) -> list[EngineRequest]:
-    """Requests r0.. with their own seeds; greedy unless a temperature is given."""
-    options = {"temperature": 0.0, **sampling}
-    return [
-        request(f"r{i}", prompt, max_tokens, Sampling(seed=1000 + i, **options))
-        for i, prompt in enumerate(prompts(count))
-    ]
+from tests.support.engines import NUM_BLOCKS, MakeEngine, batch, prompts
+from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE
 
 
 def test_spec_says_what_was_asked_for(engine: Engine, block_size: int) -> None:
@@ -152,28 +74,6 @@ def test_a_seed_gives_the_same_tokens_with_other_batch_mates(
     assert alone["r3"] == together["r3"] == few["r3"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_chunked_prefill_changes_no_token(engine: Engine, temperature: float) -> None:
-    requests = batch(7, temperature=temperature)
-    whole = answers(engine, requests)
-    for max_prefill_tokens in (1, 5, 16):
-        assert answers(engine, requests, max_prefill_tokens=max_prefill_tokens) == whole
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_preemption_changes_no_token(
-    make_engine: MakeEngine, block_size: int, temperature: float
-) -> None:
-    requests = batch(9, max_tokens=40, temperature=temperature, presence_penalty=0.5)
-    plenty = answers(make_engine(), requests)
-    num_blocks = 160 // block_size
-    driver = Driver(make_engine(num_blocks=num_blocks), max_prefill_tokens=24)
-    driver.submit(*requests)
-    assert driver.run() == plenty
-    assert driver.scheduler.num_preempted > 0
-    assert driver.scheduler.ledger.num_free == num_blocks
-
-
 def test_aborted_requests_free_their_blocks_and_leave_the_others_alone(engine: Engine) -> None:
     requests = batch(6)
     expected = answers(engine, requests)
@@ -192,52 +92,6 @@ def test_aborted_requests_free_their_blocks_and_leave_the_others_alone(engine: E
         assert driver.answers[request_id] == expected[request_id]
     assert driver.scheduler.ledger.num_free == NUM_BLOCKS
     assert answers(engine, requests) == expected, "the engine is as good as new"
-
-
-def test_a_request_taken_over_with_its_tokens_goes_on_the_same(engine: Engine) -> None:
-    first = request("first", prompts(1)[0], 20)
-    whole = answers(engine, [first])["first"]
-    rest = request("rest", (*first.prompt, *whole[:8]), 12)
-    assert answers(engine, [rest])["rest"] == whole[8:]
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_prompts_that_begin_alike_share_their_blocks_and_change_no_token(
-    engine: Engine, temperature: float
-) -> None:
-    size = engine.spec.block_size
-    common = prompts(1, shortest=5 * size + 1, longest=5 * size + 1)[0]
-    ends = [(), *prompts(5, shortest=1, longest=2 * size)]
-    requests = [
-        request(f"r{i}", common + end, 12, Sampling(temperature=temperature, seed=i))
-        for i, end in enumerate(ends)
-    ]
-    alone = {r.request_id: answers(engine, [r])[r.request_id] for r in requests}
-    driver = Driver(engine, max_prefill_tokens=3 * size)
-    pool = driver.scheduler.board.pool
-    driver.submit(requests[0])
-    driver.run()
-    assert pool.shared_tokens == 0
-    driver.submit(*requests[1:])
-    assert driver.run() == alone
-    assert pool.shared_tokens == 5 * 5 * size
-    driver.submit(*(request(f"again{i}", r.prompt, 12, r.sampling) for i, r in enumerate(requests)))
-    driver.run()
-    assert all(driver.answers[f"again{i}"] == alone[f"r{i}"] for i in range(len(requests)))
-    assert driver.scheduler.ledger.num_free == engine.spec.num_blocks
-
-
-def test_a_full_pool_drops_what_was_kept_and_changes_no_token(
-    make_engine: MakeEngine, block_size: int
-) -> None:
-    requests = batch(12, max_tokens=30)
-    engine = make_engine(num_blocks=160 // block_size)
-    plenty = {r.request_id: answers(engine, [r])[r.request_id] for r in requests}
-    driver = Driver(engine, max_prefill_tokens=24)
-    for _ in range(3):
-        driver.submit(*requests)
-        assert driver.run() == plenty
-    assert driver.scheduler.num_preempted > 0
 
 
 def test_an_eos_token_ends_an_answer_unless_it_is_ignored(engine: Engine) -> None:

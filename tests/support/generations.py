@@ -14,8 +14,9 @@ from rondo.bus.protocol import Bus
 from rondo.errors import RondoError
 from rondo.types import FinishReason, Slo
 from rondo_gateway.answers import Answers
+from rondo_gateway.attempt import Links, Prompt
 from rondo_gateway.directory import Directory
-from rondo_gateway.generation import Generation, Links, Prompt
+from rondo_gateway.generation import Generation
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
 from rondo_gateway.settings import GatewaySettings
@@ -103,13 +104,25 @@ async def read(generation: Generation, result: Result) -> None:
         result.num_tokens, result.finish = piece.num_tokens, piece.finish
 
 
-async def start_gateway(bus: Bus, gateway_id: str = "g0", *, stall_s: float = 0.5) -> Gateway:
+async def start_gateway(
+    bus: Bus,
+    gateway_id: str = "g0",
+    *,
+    stall_s: float = 0.5,
+    max_attempts: int = 5,
+    resume_timeout_s: float = 30.0,
+) -> Gateway:
     """A gateway that listens and watches."""
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
     answers = Answers(bus, gateway_id, metrics)
     directory = Directory(answers.instance_changed)
-    settings = GatewaySettings(models=MODEL, stall_s=stall_s)
+    settings = GatewaySettings(
+        models=MODEL,
+        stall_s=stall_s,
+        max_attempts=max_attempts,
+        resume_timeout_s=resume_timeout_s,
+    )
     links = Links(bus, gateway_id, answers, OutputLengths(), metrics, settings)
     await answers.start()
     await directory.start(bus)

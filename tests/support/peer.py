@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rondo.bus import subjects
@@ -28,6 +28,7 @@ class Peer:
     to_coordinator: Tap
     reply: m.Message | None = None
     next_seq: int = 0
+    scripts: list[asyncio.Task[None]] = field(default_factory=list)
 
     def on_submit(self, incoming: Incoming) -> None:
         self.to_coordinator.on_message(incoming)
@@ -43,18 +44,28 @@ class Peer:
         incarnation: str = "a",
         lost: bool = False,
         seq: int | None = None,
+        request_id: str = "r",
     ) -> m.TokenFrame:
-        """Sends tokens of the request, or loses them on the way."""
+        """Sends tokens of a request, or loses them on the way."""
         frame = m.TokenFrame(
             instance_id="w0",
             incarnation=incarnation,
             seq=self.next_seq if seq is None else seq,
-            deltas=(m.TokenDelta("r", index, tokens, finish, error),),
+            deltas=(m.TokenDelta(request_id, index, tokens, finish, error),),
         )
         self.next_seq = max(self.next_seq, frame.seq + 1)
         if not lost:
             await self.bus.publish(subjects.tokens("g0"), frame)
         return frame
+
+    def script(self, act: Callable[[], Awaitable[object]]) -> None:
+        """Runs `act` when the second prompt came: the gateway has resumed its answer."""
+
+        async def later() -> None:
+            await self.to_worker.first(m.Run, 2)
+            await act()
+
+        self.scripts.append(asyncio.create_task(later()))
 
     async def resyncs(self, count: int) -> list[int]:
         """Where from the gateway asked again, once it did so often."""
@@ -97,11 +108,16 @@ def _record(incarnation: str) -> m.InstanceRecord:
 
 
 @asynccontextmanager
-async def peer_on(kind: str, run_dir: Path) -> AsyncIterator[Peer]:
-    """A gateway, and the peer it talks to."""
+async def peer_on(kind: str, run_dir: Path, *, max_attempts: int = 1) -> AsyncIterator[Peer]:
+    """A gateway, and the peer it talks to; answers are not resumed unless told so."""
     async with stage_on(kind, run_dir) as stage:
         bus = await stage.harness.bus("peer")
-        gateway = await start_gateway(await stage.harness.bus("g0"), stall_s=0.3)
+        gateway = await start_gateway(
+            await stage.harness.bus("g0"),
+            stall_s=0.3,
+            max_attempts=max_attempts,
+            resume_timeout_s=2.0,
+        )
         made = Peer(bus, gateway, await stage.tap(subjects.run("w0")), Tap())
         made.reply = m.Admitted(
             request_id="r",
@@ -113,3 +129,4 @@ async def peer_on(kind: str, run_dir: Path) -> AsyncIterator[Peer]:
         )
         await bus.subscribe(subjects.submit(MACRO), made.on_submit)
         yield made
+        await asyncio.gather(*made.scripts)

@@ -21,8 +21,8 @@ from rondo.service.runtime import run_program, unless_stopped
 from rondo.service.settings import valid_id
 from rondo_gateway.answers import Answers
 from rondo_gateway.app import Api, create_app
+from rondo_gateway.attempt import Links
 from rondo_gateway.directory import Directory
-from rondo_gateway.generation import Links
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
 from rondo_gateway.settings import GatewaySettings

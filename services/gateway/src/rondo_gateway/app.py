@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from rondo.types import Slo
+from rondo_gateway.attempt import Links
 from rondo_gateway.body_limit import BodyLimit
 from rondo_gateway.completions import Completion, Job
 from rondo_gateway.directory import Directory
 from rondo_gateway.errors import install_error_handlers, invalid, model_not_found
-from rondo_gateway.generation import Links
 from rondo_gateway.limits import check_token_ids
 from rondo_gateway.responses import Kind, model_card, model_list
 from rondo_gateway.schemas import ChatBody, CompletionBody

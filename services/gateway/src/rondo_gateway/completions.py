@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from rondo.errors import RondoError
 from rondo.types import FinishReason
+from rondo_gateway.attempt import Links, Prompt
 from rondo_gateway.disconnect import ClientGone, while_connected
 from rondo_gateway.errors import sse_error_frame, to_api_error
 from rondo_gateway.event_stream import EventStream
-from rondo_gateway.generation import Generation, Links, Piece, Prompt
+from rondo_gateway.generation import Generation, Piece
 from rondo_gateway.limits import output_limit
 from rondo_gateway.responses import (
     DONE,

@@ -42,6 +42,9 @@ class GatewayMetrics:
         self.frames = Counter("rondo_token_frames", "Token frames received", registry=registry)
         self.gaps = Counter("rondo_token_frame_gaps", "Token frames missed", registry=registry)
         self.resyncs = Counter("rondo_resyncs", "Answers asked for again", registry=registry)
+        self.resumed = Counter(
+            "rondo_resumed_answers", "Answers that went on on another instance", registry=registry
+        )
         self._live = Gauge("rondo_live_answers", "Answers under way", registry=registry)
 
     def watch_live(self, count: Callable[[], int]) -> None:

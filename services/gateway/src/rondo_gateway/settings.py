@@ -31,10 +31,16 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
     no_coordinator_timeout_s: Annotated[
         float, Meta(gt=0, description="how long to wait for a coordinator to be there at all")
     ] = 10.0
+    max_attempts: Annotated[
+        int, Meta(ge=1, description="instances that may be tried for one answer; 1: no resuming")
+    ] = 5
+    resume_timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="how long to look for one that goes on with an answer"),
+    ] = 30.0
     stall_s: Annotated[
         float, Meta(gt=0, description="silence of a stream after which its worker is asked")
     ] = 3.0
-
     patience_s: Annotated[
         float, Meta(gt=0, description="how long a stream may go without a new token")
     ] = 300.0

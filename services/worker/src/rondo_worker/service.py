@@ -210,6 +210,7 @@ class WorkerService:
             max_tokens=max_tokens,
             sampling=run.sampling,
             ignore_eos=run.ignore_eos,
+            num_resumed=run.num_resumed,
         )
         self._loop.post(lambda s, engine: self._add(s, engine, job, request))
 

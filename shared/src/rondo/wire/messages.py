@@ -67,7 +67,10 @@ class Cancel(Wire, frozen=True, kw_only=True):
 
 
 class Run(Wire, frozen=True, kw_only=True):
-    """The prompt of an admitted request. `prompt` holds token ids as little-endian int32."""
+    """The prompt of an admitted request. `prompt` holds token ids as little-endian int32.
+
+    The last `num_resumed` of them are the answer so far, which another instance gave.
+    """
 
     request_id: str
     gateway_id: str
@@ -78,6 +81,7 @@ class Run(Wire, frozen=True, kw_only=True):
     slo: Slo
     age_s: float
     ignore_eos: bool = False
+    num_resumed: int = 0
 
 
 class Resync(Wire, frozen=True, kw_only=True):

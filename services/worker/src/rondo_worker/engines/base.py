@@ -32,13 +32,18 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A request as an engine needs it: the prompt's ids and how to sample."""
+    """A request as an engine needs it: the prompt's ids and how to sample.
+
+    The last `num_resumed` tokens of the prompt are an answer's that began elsewhere: for seeds and
+    penalties they belong to the answer.
+    """
 
     request_id: str
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: Sampling
     ignore_eos: bool
+    num_resumed: int = 0
 
 
 class Engine(Protocol):

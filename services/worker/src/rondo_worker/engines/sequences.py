@@ -6,6 +6,7 @@ scheduler's mistake is an error with the requests' names and never a silently wr
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from rondo.errors import EngineError
@@ -24,8 +25,8 @@ class LiveSequence:
 
     @property
     def num_output(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - len(self.request.prompt)
+        """Tokens of the answer so far, with those that another instance gave."""
+        return len(self.tokens) - len(self.request.prompt) + self.request.num_resumed
 
 
 class SequenceTable:
@@ -44,7 +45,10 @@ class SequenceTable:
         problem = self._problem(request)
         if problem:
             raise EngineError(f"request {request.request_id}: {problem}", (request.request_id,))
-        self._live[request.request_id] = LiveSequence(request, list(request.prompt))
+        sequence = LiveSequence(request, list(request.prompt))
+        if request.num_resumed:
+            sequence.output_counts.update(Counter(request.prompt[-request.num_resumed :]))
+        self._live[request.request_id] = sequence
 
     def remove(self, request_id: str) -> None:
         """Forgets a request; unknown ids are ignored."""
@@ -96,6 +100,8 @@ class SequenceTable:
             return "is already known to the engine"
         if not request.prompt:
             return "the prompt is empty"
+        if not 0 <= request.num_resumed < len(request.prompt):
+            return f"{request.num_resumed} of {len(request.prompt)} tokens are said to be resumed"
         if min(request.prompt) < 0 or max(request.prompt) >= spec.vocab_size:
             return f"the prompt holds a token id outside 0..{spec.vocab_size - 1}"
         total = len(request.prompt) + request.max_tokens

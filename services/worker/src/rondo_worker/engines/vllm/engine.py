@@ -30,8 +30,8 @@ from rondo.errors import EngineError, ModelError
 from rondo.policy.plan import PlanItem, StepPlan, plan_of
 from rondo.types import Phase, Sampling
 from rondo_worker.engines.base import EngineRequest, EngineSpec
-from rondo_worker.engines.hashing import mix64
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
+from rondo_worker.engines.vllm.rows import resume_rows, seed_of, seed_rows
 from rondo_worker.engines.vllm.startup import Runtime, start, use_threads
 
 
@@ -158,8 +158,11 @@ class VllmEngine:
     def _run(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> dict[str, int]:
         """One pass of the model; the next token of every request that is complete."""
         done = [i for i in items if i.start + i.num_tokens == len(by_id[i.request_id].tokens)]
+        resumed = self._resumed(items, by_id)
         result = self._executor.execute_model(self._translate(items, by_id))
-        seeds = {i.request_id: s for i in done if (s := _seed(by_id[i.request_id])) is not None}
+        if resumed:
+            self._executor.collective_rpc(resume_rows, args=(resumed,))
+        seeds = {i.request_id: s for i in done if (s := seed_of(by_id[i.request_id])) is not None}
         if seeds or self._seeded:
             self._executor.collective_rpc(seed_rows, args=(seeds,))
             self._seeded = bool(seeds)
@@ -171,6 +174,11 @@ class VllmEngine:
             if len(new) != 1:
                 raise EngineError(f"vLLM sampled {len(new)} tokens for {request_id}, expected 1")
         return {request_id: new[0] for request_id, new in tokens.items()}
+
+    def _resumed(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> dict[str, int]:
+        """Requests that vLLM hears of now, and how much of their answer another instance gave."""
+        new = (i.request_id for i in items if i.request_id not in self._known)
+        return {r: num for r in new if (num := by_id[r].request.num_resumed)}
 
     def _translate(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> Any:
         """The plan in vLLM's words."""
@@ -197,7 +205,7 @@ class VllmEngine:
     def _introduce(self, item: PlanItem, row: LiveSequence) -> Any:
         blocks = list(item.blocks)
         self._known[item.request_id] = KnownRequest(
-            len(row.tokens), item.start + item.num_tokens, blocks
+            len(row.tokens) - row.request.num_resumed, item.start + item.num_tokens, blocks
         )
         return self._api.NewRequestData(
             req_id=item.request_id,
@@ -256,26 +264,6 @@ def sampling_params(api: Any, sampling: Sampling) -> Any:
         ignore_eos=True,
         detokenize=False,
     )
-
-
-def seed_rows(worker: Any, seeds: dict[str, int]) -> None:
-    """Runs in vLLM's workers: gives the rows of these requests their generators, no other row."""
-    import torch
-
-    runner = worker.model_runner
-    batch = runner.input_batch
-    batch.generators.clear()
-    for request_id, seed in seeds.items():
-        generator = torch.Generator(device=runner.device)
-        batch.generators[batch.req_id_to_index[request_id]] = generator.manual_seed(seed)
-
-
-def _seed(row: LiveSequence) -> int | None:
-    """For the request's next token; None where nothing is drawn."""
-    sampling = row.request.sampling
-    if sampling.temperature == 0.0:
-        return None
-    return mix64(mix64(sampling.seed & (1 << 64) - 1) + row.num_output) >> 1
 
 
 def _theirs(blocks: Sequence[int]) -> list[int]:

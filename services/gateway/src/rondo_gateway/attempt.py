@@ -1,0 +1,166 @@
+"""One try to get an answer, or the rest of one, from one instance.
+
+Each try has a request id of its own, so whatever is still said about an earlier one is nobody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rondo.bus import subjects
+from rondo.bus.protocol import Bus
+from rondo.errors import BusUnavailable, CapacityError, NoResponder, RequestTimeout
+from rondo.types import FinishReason, Sampling, Slo
+from rondo.wire.codec import pack_tokens
+from rondo.wire.messages import Admitted, Cancel, Rejected, Run, Submit
+from rondo_gateway.answers import Answers
+from rondo_gateway.lengths import OutputLengths
+from rondo_gateway.metrics import GatewayMetrics
+from rondo_gateway.settings import GatewaySettings
+
+#: Submit is sent again when it is not answered for so long; a coordinator knows it by its id.
+RESUBMIT_S = 2.0
+#: Pause before the next try while no coordinator is there.
+NO_COORDINATOR_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one answer is to be generated from. `arrival_s` is on this gateway's clock."""
+
+    request_id: str
+    model: str
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling
+    slo: Slo
+    stops: tuple[str, ...]
+    ignore_eos: bool
+    arrival_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What a generation needs of its gateway."""
+
+    bus: Bus
+    gateway_id: str
+    answers: Answers
+    lengths: OutputLengths
+    metrics: GatewayMetrics
+    settings: GatewaySettings
+
+
+class Attempt:
+    """The `number`-th try (from 1); `done` are the answer's tokens that earlier ones brought."""
+
+    def __init__(self, links: Links, prompt: Prompt, number: int, done: Sequence[int]) -> None:
+        self.number = number
+        self.request_id = prompt.request_id if number == 1 else f"{prompt.request_id}~{number}"
+        self._links = links
+        self._prompt = prompt
+        self._done = list(done)
+        # A later try has no time to make good: it counts from now.
+        self._arrival_s = prompt.arrival_s if number == 1 else time.monotonic()
+        self._answer = links.answers.open(self.request_id)
+        self._submitted = False
+        predicted = links.lengths.predict(prompt.model, prompt.max_tokens, exact=prompt.ignore_eos)
+        self._predicted = max(1, predicted - len(self._done))
+
+    @property
+    def finish(self) -> FinishReason | None:
+        """How the answer ended; tokens may still be unread."""
+        return self._answer.finish
+
+    @property
+    def num_done(self) -> int:
+        """Tokens of the answer that earlier tries brought."""
+        return len(self._done)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that came in this try, read or not."""
+        return self._answer.num_tokens
+
+    async def start(self) -> None:
+        """Waits for admission and sends the prompt.
+
+        Raises:
+            CapacityError: refused, or not admitted in time. PeerError: the bus failed.
+        """
+        admitted = await self._admission()
+        self._answer.instance_id = admitted.instance_id
+        await self._links.bus.publish(subjects.run(admitted.instance_id), self._run())
+
+    async def read(self) -> list[int]:
+        """The tokens since the last read; empty only at the end.
+
+        Raises:
+            InstanceLost, EngineError: there will be no more.
+        """
+        settings = self._links.settings
+        return await self._answer.read(settings.stall_s, settings.patience_s)
+
+    def close(self) -> None:
+        """Stops listening; if the answer is not complete, everybody is told to stop."""
+        links = self._links
+        links.answers.close(self._answer)
+        if self._answer.finish is None and self._submitted:
+            cancel = Cancel(request_id=self.request_id)
+            macro_id = subjects.macro_id_of(self._prompt.model)
+            links.answers.send(subjects.submit(macro_id), cancel)
+            if self._answer.instance_id:
+                links.answers.send(subjects.run(self._answer.instance_id), cancel)
+
+    async def _admission(self) -> Admitted:
+        prompt, settings = self._prompt, self._links.settings
+        subject = subjects.submit(subjects.macro_id_of(prompt.model))
+        heard_s = time.monotonic()
+        while True:
+            try:
+                self._submitted = True
+                reply = await self._links.bus.request(subject, self._submit(), RESUBMIT_S)
+            except RequestTimeout:
+                heard_s = time.monotonic()
+            except (NoResponder, BusUnavailable):
+                await asyncio.sleep(NO_COORDINATOR_PAUSE_S)
+                if time.monotonic() - heard_s > settings.no_coordinator_timeout_s:
+                    detail = f"No coordinator serves the model '{prompt.model}' now."
+                    raise CapacityError("no_instances", detail, 1.0) from None
+            else:
+                if isinstance(reply, Admitted):
+                    return reply
+                if isinstance(reply, Rejected):
+                    raise CapacityError(reply.reason, reply.detail, reply.retry_after_s)
+            if time.monotonic() - self._arrival_s > settings.admission_timeout_s:
+                raise CapacityError("overloaded", "The request was not admitted in time.", 1.0)
+
+    def _submit(self) -> Submit:
+        prompt = self._prompt
+        return Submit(
+            request_id=self.request_id,
+            gateway_id=self._links.gateway_id,
+            prompt_tokens=len(prompt.tokens) + len(self._done),
+            max_tokens=prompt.max_tokens - len(self._done),
+            predicted_tokens=self._predicted,
+            slo=prompt.slo,
+            age_s=time.monotonic() - self._arrival_s,
+        )
+
+    def _run(self) -> Run:
+        prompt = self._prompt
+        return Run(
+            request_id=self.request_id,
+            gateway_id=self._links.gateway_id,
+            prompt=pack_tokens([*prompt.tokens, *self._done]),
+            num_resumed=len(self._done),
+            max_tokens=prompt.max_tokens - len(self._done),
+            predicted_tokens=self._predicted,
+            sampling=prompt.sampling,
+            slo=prompt.slo,
+            age_s=time.monotonic() - self._arrival_s,
+            ignore_eos=prompt.ignore_eos,
+        )
