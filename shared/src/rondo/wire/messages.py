@@ -22,10 +22,9 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Submit(Wire, frozen=True, kw_only=True):
-    """Asks for admission. `age_s` is the time since the request's arrival at the gateway.
+    """Asks for admission; asked again with the same `request_id`, the answer is the same.
 
-    Idempotent: sent again with the same `request_id`, it gets the same answer.
-    """
+    `age_s` is the time since the request's arrival at the gateway."""
 
     request_id: str
     gateway_id: str
@@ -67,10 +66,8 @@ class Cancel(Wire, frozen=True, kw_only=True):
 
 
 class Run(Wire, frozen=True, kw_only=True):
-    """The prompt of an admitted request. `prompt` holds token ids as little-endian int32.
-
-    The last `num_resumed` of them are the answer so far, which another instance gave.
-    """
+    """The prompt of an admitted request: token ids as little-endian int32. The last `num_resumed`
+    are of its answer, which began elsewhere."""
 
     request_id: str
     gateway_id: str
