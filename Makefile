@@ -33,7 +33,7 @@ QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-vllm test test-vllm check lint type imports format unit int e2e bench reproduce clean
+.PHONY: help run install install-dev install-vllm test test-vllm check lint type imports format unit int e2e bench chaos reproduce clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,12 @@ e2e: install-dev ## Tests of whole clusters.
 
 bench: install ## What the bus and the services add to the engine's latency.
 	$(BIN)/rondo-bench latency --write docs/results/latency.md
+
+SEED ?= 1
+SECONDS ?= 120
+
+chaos: install ## Kill programs of a live cluster under load for SECONDS, and check every answer.
+	$(BIN)/rondo-bench chaos --seed $(SEED) --seconds $(SECONDS) --faults worker,coordinator,bus
 
 EXPERIMENTS := grid curves slo bursts scale ablations beyond mitosis speed
 

@@ -103,7 +103,9 @@ def test_cuda_is_refused_where_there_is_none(folder: Path) -> None:
 
 def test_the_pool_follows_from_the_memory_it_may_take(folder: Path) -> None:
     # 3 layers, keys and values, 2 heads of 12 dimensions, float32: 576 bytes a token.
-    engine = TorchEngine.load(folder, device="cpu", block_size=8, kv_memory_bytes=100_000)
+    engine = TorchEngine.load(
+        folder, device="cpu", dtype="float32", block_size=8, kv_memory_bytes=100_000
+    )
     assert engine.spec.num_blocks == 100_000 // (576 * 8)
     engine = TorchEngine.load(folder, device="cpu", block_size=512)
     assert 1 <= engine.spec.num_blocks * 512 * 576 <= 1 << 30

@@ -92,10 +92,10 @@ class VirtualCluster:
         self._count += 1
         heapq.heappush(self._heap, (at_s, self._count, action))
 
-    def submit(self, info: RequestInfo) -> None:
-        """Schedules a request's arrival."""
+    def submit(self, info: RequestInfo, *, late_s: float = 0.0) -> None:
+        """Schedules when the policy hears of a request, `late_s` after its arrival."""
         self.outcomes[info.request_id] = Outcome(info)
-        self.at(info.arrival_s, lambda: self._arrive(info))
+        self.at(info.arrival_s + late_s, lambda: self._arrive(info))
 
     def run(self, until_s: float = 1e6) -> None:
         """Works everything off."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rondo.errors import ConfigError
+from rondo.perf.correction import CorrectedModel
 from rondo.perf.profile import LatencyProfile
 from rondo.policy import events
 from rondo.policy.catalog import PolicySettings
@@ -55,6 +56,10 @@ class Watched:
         self.policy = policy
         self.moves: list[events.MoveKv] = []
         self.observed: list[events.Observed] = []
+
+    @property
+    def latencies(self) -> dict[str, CorrectedModel]:
+        return self.policy.latencies
 
     def handle(self, event: Event) -> Decision:
         decision = self.policy.handle(event)

@@ -10,7 +10,7 @@ import threading
 import types
 import typing
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ from rondo import journal, journal_writer
 from rondo.errors import ConfigError
 from rondo.journal import Ending, JournalError, JournalHeader, JournalReader, Record
 from rondo.journal_writer import JournalFolder, JournalWriter
+from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.catalog import LIVE_POLICY_NAMES, PolicySettings, make_policy
 from rondo.policy.events import Decision, Event
@@ -96,6 +97,10 @@ class Recorder:
     @property
     def num_pending(self) -> int:
         return self._policy.num_pending
+
+    @property
+    def latencies(self) -> Mapping[str, CorrectedModel]:
+        return self._policy.latencies
 
     def handle(self, event: Event) -> Decision:
         decision = self._policy.handle(event)

@@ -268,3 +268,12 @@ def test_a_long_prompt_behind_a_short_one_does_not_hold_its_answer_up() -> None:
     assert cluster.outcomes["short"].ttft_s < 0.2
     assert cluster.outcomes["short"].tpot_s <= 0.1
     assert cluster.outcomes["long"].ttft_s <= 30.0
+
+
+def test_a_request_that_comes_late_by_no_fault_of_load_is_served() -> None:
+    # No coordinator was there for ten seconds; the gateway says how old the request is.
+    cluster = VirtualCluster(PadgScheduler(), 1)
+    cluster.submit(request("old", 0.0, ttft_s=5.0), late_s=10.0)
+    cluster.submit(request("young", 10.0, ttft_s=5.0))
+    cluster.run()
+    assert len(cluster.outcomes["young"].indices) == len(cluster.outcomes["old"].indices) == 20

@@ -10,6 +10,7 @@ import uvloop
 
 from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
+from rondo_bench.chaos import cmd as chaos_cmd
 from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     engines_cmd.add_parser(commands)
     experiment_cmd.add_parser(commands)
     parity_cmd.add_parser(commands)
+    chaos_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(
         "latency",

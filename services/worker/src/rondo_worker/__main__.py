@@ -68,6 +68,8 @@ def _load_torch(settings: WorkerSettings) -> Engine:
         dtype=settings.dtype,
         block_size=settings.block_size or DEFAULT_BLOCK_SIZE,
         num_threads=settings.threads or None,
+        native=settings.native,
+        kv_memory_bytes=settings.kv_memory_mib * 2**20 or None,
         **_sizes(settings),
     )
 
@@ -85,6 +87,7 @@ def _load_vllm(settings: WorkerSettings) -> Engine:
         max_prefill_tokens=settings.max_prefill_tokens,
         tensor_parallel=settings.tensor_parallel,
         pipeline_parallel=settings.pipeline_parallel,
+        kv_memory_bytes=settings.kv_memory_mib * 2**20 or None,
         compiled={"auto": None, "on": True, "off": False}[settings.compile],
         **_sizes(settings),
     )

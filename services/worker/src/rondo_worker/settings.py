@@ -45,6 +45,12 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
         int, Meta(ge=0, le=1024, description="tokens in a KV block; 0 takes the engine's own")
     ] = 0
     num_blocks: Annotated[int, Meta(ge=0, description="KV blocks; 0 sizes the pool itself")] = 0
+    kv_memory_mib: Annotated[
+        int, Meta(ge=0, description="memory of the KV pool where num_blocks is 0; 0: the engine's")
+    ] = 0
+    native: Annotated[
+        bool, Meta(description="compiled decode kernels of the torch engine; false: torch alone")
+    ] = True
     prefix_cache: Annotated[
         bool, Meta(description="prompts that begin alike share the KV of their first blocks")
     ] = True

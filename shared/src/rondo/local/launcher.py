@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from rondo.bus.subjects import check_id
-from rondo.errors import ConfigError
+from rondo.errors import BusUnavailable, ConfigError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.children import Child
@@ -21,6 +21,7 @@ from rondo.local.nats_server import NatsServer
 
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 8.0
+BUS_RESTART_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class LocalCluster:
         self._name = options.model_name or self._model.name
         self._children: list[Child] = []
         self._nats: NatsServer | None = None
+        self._bus_keeper: asyncio.Task[None] | None = None
         self._started_s = time.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -64,6 +66,8 @@ class LocalCluster:
             rd.write_state(options.run_dir, state)
             for child in self._children:
                 child.keep()
+            if self._nats:
+                self._bus_keeper = asyncio.create_task(self._keep_bus(self._nats))
             print(f"ready {api_url}", flush=True)
             if options.question:
                 await ask(api_url, self._name, options.question)
@@ -156,8 +160,22 @@ class LocalCluster:
             env["RONDO_PROFILE"] = options.profile
         return env
 
+    async def _keep_bus(self, server: NatsServer) -> None:
+        """Starts the bus again when it ends; its store keeps what was in it."""
+        while True:
+            code = await server.wait()
+            self._progress(f"nats-server ended with {code}; it is started again")
+            try:
+                await server.start()
+            except BusUnavailable as error:
+                self._progress(f"nats-server: {error}")
+                await asyncio.sleep(BUS_RESTART_PAUSE_S)
+
     async def _stop(self) -> None:
         """Clients first, the bus last."""
+        if self._bus_keeper:
+            self._bus_keeper.cancel()
+            await asyncio.gather(self._bus_keeper, return_exceptions=True)
         gateways = [child for child in self._children if child.name == "gateway"]
         others = [child for child in self._children if child.name != "gateway"]
         for group in (gateways, others):

@@ -131,6 +131,11 @@ class NatsServer:
             await self.kill()
             raise
 
+    async def wait(self) -> int:
+        """Waits until the running server ends; its exit code."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL when that does not help in time; safe to call twice."""
         process = self._process

@@ -12,7 +12,7 @@ After EcoServe (arXiv 2504.18154), and beyond it where that measured better (doc
   that has more than two steps or `horizon_s` of prefill before it.
 * A request that cannot meet its TTFT limit any more, or would not by the time its turn came, is
   refused at once with the time after which the queue will be short enough. One that even an idle
-  instance would miss is served late instead.
+  instance would miss when it came, as after an outage, is served late instead.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class PadgScheduler(RollingScheduler):
     # Hooks
 
     def _arrived(self, request: RequestInfo, at_s: float) -> None:
+        if self.pending.rank_of(request.request_id) < at_s:  # nobody decided for so long
+            self.pending.rerank(request.request_id, _late_rank(request))
         super()._arrived(request, at_s)
         if self.settings.shed and request.request_id in self.pending and self.views:
             self._refuse_if_hopeless(request, at_s)
@@ -159,14 +161,15 @@ class PadgScheduler(RollingScheduler):
     # Which requests not
 
     def _rank(self, request: RequestInfo, alone_s: float) -> float:
-        if alone_s > request.slo.ttft_s:
-            return request.arrival_s + LATE_FACTOR * request.slo.ttft_s
+        if alone_s == 0 or alone_s > request.slo.ttft_s:  # 0: no instance is there
+            return _late_rank(request)
         return request.arrival_s + request.slo.ttft_s - alone_s
 
     def _is_late(self, request: RequestInfo) -> bool:
-        """Whether even an idle instance would have missed its TTFT limit, or none was there."""
-        alone_s = self.pending.work_of(request.request_id)
-        return alone_s == 0 or alone_s > request.slo.ttft_s
+        """Whether an idle instance would have missed its TTFT limit when it came, or none was
+        there: it is served all the same."""
+        limit_s = request.arrival_s + request.slo.ttft_s
+        return self.pending.rank_of(request.request_id) > limit_s
 
     def _watch(self, at_s: float) -> None:
         self._drain.watch(at_s, waiting=len(self.pending) > 0)
@@ -200,6 +203,10 @@ class PadgScheduler(RollingScheduler):
             if not self._is_late(request):
                 return min(wake_at_s, self.pending.rank_of(request.request_id))
         return wake_at_s
+
+
+def _late_rank(request: RequestInfo) -> float:
+    return request.arrival_s + LATE_FACTOR * request.slo.ttft_s
 
 
 def _alone(view: InstanceView, request: RequestInfo | None) -> bool:

@@ -60,6 +60,12 @@ class PendingQueue:
             del self._order[bisect_left(self._order, (*rank, request_id))]
         return request
 
+    def rerank(self, request_id: str, rank: float) -> None:
+        """Moves a request to another place, behind those of the same rank."""
+        work_s = self.work_of(request_id)
+        if request := self.pop(request_id):
+            self.add(request, rank, work_s)
+
     def rank_of(self, request_id: str) -> float:
         """What orders the request."""
         return self._ranks[request_id][0]

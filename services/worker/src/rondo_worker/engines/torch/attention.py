@@ -7,6 +7,7 @@ query length, in prefill keys are expanded with stride 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -14,13 +15,37 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from rondo_worker.engines.torch.batch import DecodeView, Segment
 
 
+class PagedDecode(Protocol):
+    """A compiled kernel for decode attention that reads keys and values where they lie."""
+
+    def paged_decode(
+        self,
+        queries: torch.Tensor,
+        slots: torch.Tensor,
+        tables: torch.Tensor,
+        positions: torch.Tensor,
+        block_size: int,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention of one query a sequence over the pool.
+
+        queries: [B, H, D], each row contiguous; slots: a layer's pool, [slots, 2, kv_heads, D],
+        float32 or half precision; tables: int64 [B, width]; positions: int64 [B]. Gives [B, H * D]
+        in the type of `queries`, computed in float32.
+        """
+        ...
+
+
 def attend_decode(
     queries: torch.Tensor, pool_blocks: torch.Tensor, view: DecodeView, kv_heads: int
 ) -> torch.Tensor:
-    """One query a sequence. queries: [B, H, D]; pool_blocks: [num_blocks, block]; gives [B, HD]."""
+    """One query a sequence. queries: [B, H, D]; pool_blocks: [num_blocks, block]; gives [B, HD].
+
+    What is gathered is converted to the type of `queries`.
+    """
     batch, heads, dim = queries.shape
-    seen = pool_blocks.index_select(0, view.blocks).view(batch, -1, 2, kv_heads, dim)
-    keys, values = seen.permute(2, 0, 3, 1, 4).unbind(0)
+    gathered = pool_blocks.index_select(0, view.tables.view(-1)).to(queries.dtype)
+    keys, values = gathered.view(batch, -1, 2, kv_heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
     grouped = queries.view(batch, kv_heads, heads // kv_heads, dim)
     return sdpa(grouped, keys, values, attn_mask=view.bias).reshape(batch, heads * dim)
 
@@ -40,7 +65,7 @@ def attend_prefill(
         if segment.blocks is None:
             seen = fresh[first:last]
         else:
-            gathered = pool_blocks.index_select(0, segment.blocks)
+            gathered = pool_blocks.index_select(0, segment.blocks).to(queries.dtype)
             # The table's last block may reach beyond the chunk's last token.
             length = _context(segment)
             seen = gathered.view(-1, 2, kv_heads, dim)[:length]

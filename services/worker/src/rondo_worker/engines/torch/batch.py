@@ -18,19 +18,20 @@ from rondo_worker.engines.sequences import LiveSequence
 
 @dataclass(frozen=True, slots=True)
 class DecodeView:
-    """What every sequence of a decode step sees: padded block rows and an additive mask.
+    """What every decoding sequence sees: block tables, their own positions, and a mask.
 
-    `blocks` is [batch * width]; `bias` is [batch, 1, 1, width * block_size], or None when there is
-    nothing to hide.
+    `tables` is [batch, width], padded; `positions` is [batch]. `bias` is [batch, 1, 1, width *
+    block_size], additive, or None when there is nothing to hide or nobody asked for it.
     """
 
-    blocks: torch.Tensor
+    tables: torch.Tensor
+    positions: torch.Tensor
     bias: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One prompt's rows `first .. last` of a packed prefill step.
+    """One prompt's rows `first .. last` of a packed step.
 
     `blocks` is None when nothing is cached before it: its keys and values are then taken from the
     step itself. `bias` is [rows, context], or None for plain causal attention.
@@ -44,22 +45,31 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """One packed step. `last_rows` selects the rows that need logits; None means all of them.
+    """One packed step: rows of prompt chunks, then one row for each sequence that decodes.
 
-    `decode` and `segments` are keyed by attention window (None: everything is seen); one of the
-    two is empty.
+    `num_prompt_rows` is where the second part begins. `last_rows` selects the rows that need
+    logits; None means all of them. `segments` and `decode` are keyed by attention window (None:
+    everything is seen); either is empty when the step has no such part.
     """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
+    num_prompt_rows: int
     last_rows: torch.Tensor | None
-    decode: dict[int | None, DecodeView]
     segments: dict[int | None, list[Segment]]
+    decode: dict[int | None, DecodeView]
 
 
 class BatchBuilder:
-    """Builds step inputs for one device, block size and set of attention windows."""
+    """Builds step inputs.
+
+    Args:
+        windows: of the model's layers. block_size: tokens in a KV block.
+        device, dtype: of masks; dtype is that of queries.
+        trim_tables: leave out blocks before the window and mask the rest, for attention that
+            gathers what it sees; else tables begin at token 0 and there is no mask for decodes.
+    """
 
     def __init__(
         self,
@@ -67,56 +77,64 @@ class BatchBuilder:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        trim_tables: bool,
     ) -> None:
         self._windows = list(dict.fromkeys(windows))
         self._block_size = block_size
         self._device = device
         self._dtype = dtype
+        self._trim = trim_tables
 
-    def decode(self, items: Sequence[PlanItem], rows: Sequence[LiveSequence]) -> StepInputs:
-        """One new token for each item."""
-        size = self._block_size
-        starts = [item.start for item in items]
-        parts = [
-            [row.tokens[start] for row, start in zip(rows, starts, strict=True)],
-            starts,
-            [item.blocks[item.start // size] * size + item.start % size for item in items],
-            *(self._padded_tables(items, window) for window in self._windows),
-        ]
-        tokens, positions, slots, *tables = self._send(parts)
-        views = {
-            window: self._decode_view(items, window, positions, table)
-            for window, table in zip(self._windows, tables, strict=True)
-        }
-        return StepInputs(tokens, positions, slots, None, views, {})
-
-    def prefill(self, items: Sequence[PlanItem], rows: Sequence[LiveSequence]) -> StepInputs:
-        """A chunk of tokens for each item, packed one after the other."""
+    def build(
+        self,
+        chunks: Sequence[PlanItem],
+        decodes: Sequence[PlanItem],
+        rows: Sequence[LiveSequence],
+    ) -> StepInputs:
+        """One step over chunks and decodes; `rows` are their sequences, in this order."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         last_rows: list[int] = []
-        for item, row in zip(items, rows, strict=True):
+        for item, row in zip(chunks, rows, strict=False):
             end = item.start + item.num_tokens
             tokens += row.tokens[item.start : end]
             positions += range(item.start, end)
             slots += self._slots(item)
             if end == len(row.tokens):
                 last_rows.append(len(tokens) - 1)
-        pairs = [(item, window) for window in self._windows for item in items]
+        first = len(tokens)
+        size = self._block_size
+        for item, row in zip(decodes, rows[len(chunks) :], strict=True):
+            tokens.append(row.tokens[item.start])
+            positions.append(item.start)
+            slots.append(item.blocks[item.start // size] * size + item.start % size)
+        if chunks:
+            last_rows += range(first, len(tokens))
+        pairs = [(item, window) for window in self._windows for item in chunks]
         tables = [self._seen_blocks(item, window) for item, window in pairs]
+        views = self._table_windows() if decodes else []
+        tables += [self._padded_tables(decodes, window) for window in views]
         sent = self._send([tokens, positions, slots, last_rows, *tables])
-        segments: dict[int | None, list[Segment]] = {window: [] for window in self._windows}
-        for (item, window), table in zip(pairs, sent[4:], strict=True):
-            line = segments[window]
-            line.append(self._segment(item, window, table, line[-1].last if line else 0))
-        return StepInputs(sent[0], sent[1], sent[2], sent[3], {}, segments)
+        return StepInputs(
+            sent[0],
+            sent[1],
+            sent[2],
+            first,
+            sent[3] if chunks else None,
+            self._segments(pairs, sent[4 : 4 + len(pairs)]),
+            self._decode_views(decodes, sent[1][first:], sent[4 + len(pairs) :]),
+        )
 
     def _send(self, parts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         packed = array("q")
         for part in parts:
             packed.extend(part)
-        whole = torch.frombuffer(packed, dtype=torch.int64).to(self._device)
+        whole = torch.frombuffer(packed, dtype=torch.int64)
+        if self._device.type == "cuda":
+            # From pinned memory the copy does not hold up the host.
+            whole = whole.pin_memory().to(self._device, non_blocking=True)
         return list(whole.split([len(part) for part in parts]))
 
     def _slots(self, item: PlanItem) -> list[int]:
@@ -139,6 +157,15 @@ class BatchBuilder:
         first = self._first_block(item.start, window)
         return item.blocks[first : -(-end // self._block_size)]
 
+    def _segments(
+        self, pairs: Sequence[tuple[PlanItem, int | None]], tables: Sequence[torch.Tensor]
+    ) -> dict[int | None, list[Segment]]:
+        segments: dict[int | None, list[Segment]] = {}
+        for (item, window), table in zip(pairs, tables, strict=True):
+            line = segments.setdefault(window, [])
+            line.append(self._segment(item, window, table, line[-1].last if line else 0))
+        return segments
+
     def _segment(
         self, item: PlanItem, window: int | None, blocks: torch.Tensor, first: int
     ) -> Segment:
@@ -152,6 +179,9 @@ class BatchBuilder:
         bias = self._bias(seen > own if window is None else (seen > own) | (seen <= own - window))
         return Segment(first, last, blocks if item.start else None, bias)
 
+    def _table_windows(self) -> list[int | None]:
+        return self._windows if self._trim else [None]
+
     def _padded_tables(self, items: Sequence[PlanItem], window: int | None) -> list[int]:
         size = self._block_size
         tables = [
@@ -163,21 +193,34 @@ class BatchBuilder:
         for table in tables:
             padded += table
             if len(table) < width:
-                # Any block will do: the mask hides it.
+                # Any block will do: it is masked, or lies behind the last position.
                 padded += [0] * (width - len(table))
         return padded
 
-    def _decode_view(
+    def _decode_views(
+        self, items: Sequence[PlanItem], positions: torch.Tensor, tables: Sequence[torch.Tensor]
+    ) -> dict[int | None, DecodeView]:
+        if not items:
+            return {}
+        grids = [table.view(len(items), -1) for table in tables]
+        if not self._trim:
+            return dict.fromkeys(self._windows, DecodeView(grids[0], positions, None))
+        return {
+            window: DecodeView(grid, positions, self._decode_bias(items, window, positions, grid))
+            for window, grid in zip(self._windows, grids, strict=True)
+        }
+
+    def _decode_bias(
         self,
         items: Sequence[PlanItem],
         window: int | None,
         positions: torch.Tensor,
-        blocks: torch.Tensor,
-    ) -> DecodeView:
-        length = blocks.shape[0] // len(items) * self._block_size
+        tables: torch.Tensor,
+    ) -> torch.Tensor | None:
+        length = tables.shape[1] * self._block_size
         if window is None:
             if all(item.start == length - 1 for item in items):
-                return DecodeView(blocks, None)
+                return None
             newest, oldest = positions.unsqueeze(1), None
         else:
             bases = [self._first_block(item.start, window) * self._block_size for item in items]
@@ -186,7 +229,7 @@ class BatchBuilder:
             oldest = newest - window
         seen = torch.arange(length, device=self._device)
         hidden = seen > newest if oldest is None else (seen > newest) | (seen <= oldest)
-        return DecodeView(blocks, self._bias(hidden)[:, None, None, :])
+        return self._bias(hidden)[:, None, None, :]
 
     def _bias(self, hidden: torch.Tensor) -> torch.Tensor:
         bias = torch.zeros(hidden.shape, device=self._device, dtype=self._dtype)

@@ -13,7 +13,9 @@ from rondo_worker.engines.hf_config import DTYPES, ModelConfig, read_config
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
 from rondo_worker.engines.torch.batch import BatchBuilder
 from rondo_worker.engines.torch.kv_pool import KvPool, choose_num_blocks
+from rondo_worker.engines.torch.linear import compute_dtype, has_native_bf16
 from rondo_worker.engines.torch.model import DecoderModel
+from rondo_worker.engines.torch.native import load_kernels
 from rondo_worker.engines.torch.sampler import Draw, sample
 from rondo_worker.engines.torch.weights import WeightFiles
 
@@ -29,7 +31,8 @@ class TorchEngine:
         path: folder with config.json and safetensors weights.
         model_name: name to serve under; the folder's name by default.
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
-        dtype: "auto" is float32 on a CPU and bfloat16 on CUDA.
+        dtype: "auto" is bfloat16 on CUDA and on CPUs that multiply it themselves (AMX, AVX-512
+            BF16), else float32.
         block_size: tokens in a KV block.
         num_blocks: size of the KV pool; else it follows from `kv_memory_bytes`; else from what is
             free after loading: 85 % of it on CUDA, on a CPU 25 % but at most 1 GiB. More than
@@ -39,6 +42,8 @@ class TorchEngine:
             more than the pool holds.
         num_threads: torch's CPU threads, for the whole process. By default one for a model of
             less than 100 million parameters on a CPU, else what torch chose.
+        native: use a compiled kernel for decode attention: C++ on a CPU where a compiler is found,
+            Triton on CUDA. Without one torch does the same, slower.
     """
 
     def __init__(self, spec: EngineSpec, model: DecoderModel, pool: KvPool, batch: BatchBuilder):
@@ -62,6 +67,7 @@ class TorchEngine:
         kv_memory_bytes: int | None = None,
         max_model_len: int | None = None,
         num_threads: int | None = None,
+        native: bool = True,
     ) -> TorchEngine:
         """Reads a Hugging Face folder and takes the memory for its KV pool; see the class.
 
@@ -74,7 +80,9 @@ class TorchEngine:
         number = _dtype(dtype, place)
         _set_threads(num_threads, config, place)
         longest = _max_model_len(config, max_model_len)
-        model = DecoderModel(config, WeightFiles(config.folder, place, number), longest, place)
+        kernels = load_kernels(place, number) if native else None
+        files = WeightFiles(config.folder, place, number)
+        model = DecoderModel(config, files, longest, place, kernels)
         count = choose_num_blocks(config, block_size, number, place, num_blocks, kv_memory_bytes)
         spec = EngineSpec(
             model=model_name or config.folder.resolve().name,
@@ -86,7 +94,10 @@ class TorchEngine:
             eos_token_ids=config.eos_token_ids,
         )
         pool = KvPool(config, count, block_size, place, number)
-        return cls(spec, model, pool, BatchBuilder(config.windows, block_size, place, number))
+        trim = kernels is None
+        asks = compute_dtype(number, place)
+        batch = BatchBuilder(config.windows, block_size, place, asks, trim_tables=trim)
+        return cls(spec, model, pool, batch)
 
     @property
     def spec(self) -> EngineSpec:
@@ -128,15 +139,8 @@ class TorchEngine:
     def _compute(self, plan: StepPlan, rows: list[LiveSequence]) -> dict[str, int]:
         if self._model is None or self._pool is None:
             raise EngineError("the engine is closed")
-        split = len(plan.chunks)
-        parts = []
-        if plan.chunks:
-            parts.append(self._batch.prefill(plan.chunks, rows[:split]))
-        if plan.num_decodes:
-            parts.append(self._batch.decode(plan.decodes, rows[split:]))
-        # A fused step is two passes here: right, if not yet faster than two steps.
-        passes = [self._model.forward(inputs, self._pool) for inputs in parts]
-        logits = passes[0] if len(passes) == 1 else torch.cat(passes)
+        inputs = self._batch.build(plan.chunks, plan.decodes, rows)
+        logits = self._model.forward(inputs, self._pool)
         done = [
             (item.request_id, row)
             for item, row in zip(plan.items, rows, strict=True)
@@ -169,7 +173,8 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        fast = device.type == "cuda" or has_native_bf16()
+        return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise ConfigError("dtype", f"{name!r} is none of auto, {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)

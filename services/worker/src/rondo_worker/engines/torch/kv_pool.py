@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +21,8 @@ from rondo_worker.engines.hf_config import ModelConfig
 CPU_SHARE = 0.25
 CPU_LIMIT_BYTES = 1 << 30
 CUDA_SHARE = 0.85
+#: Where a container sees the limits of its own control group.
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class KvPool:
@@ -42,6 +45,8 @@ class KvPool:
         """Per layer, one row a token slot: [num_blocks * block_size, 2, kv_heads, head_dim]."""
         self.blocks = [layer.view(num_blocks, -1) for layer in slots]
         """The same memory, one row a block."""
+        self.num_bytes = num_blocks * block_bytes(config, block_size, dtype)
+        """All of it."""
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
@@ -63,26 +68,57 @@ def choose_num_blocks(
     Called after the weights are in place, so that what is free is free for the pool.
 
     Raises:
-        ConfigError: not even one block fits.
+        ConfigError: not even one block fits, or what is asked for is more than what is free.
     """
     if block_size < 1:
         raise ConfigError("block_size", f"is {block_size}; expected at least 1")
+    free = free_bytes(device)
+    size = block_bytes(config, block_size, dtype)
     if num_blocks is not None:
         if num_blocks < 1:
             raise ConfigError("num_blocks", f"is {num_blocks}; expected at least 1")
+        _check_fits("num_blocks", f"{num_blocks} KV blocks take", num_blocks * size, free)
         return num_blocks
-    budget = _free_share_bytes(device) if memory_bytes is None else memory_bytes
-    size = block_bytes(config, block_size, dtype)
+    if memory_bytes is not None:
+        _check_fits("kv_memory_bytes", "asks for", memory_bytes, free)
+    budget = _share_bytes(device, free) if memory_bytes is None else memory_bytes
     if budget < size:
         raise ConfigError("kv_memory_bytes", f"{budget} bytes hold no KV block of {size} bytes")
     return budget // size
 
 
-def _free_share_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Memory that a pool on this device could take now, a container's limit included."""
     if device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * CUDA_SHARE)
-    return min(int(_available_ram_bytes() * CPU_SHARE), CPU_LIMIT_BYTES)
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_available_ram_bytes(), _container_bytes())
+
+
+def _check_fits(setting: str, asked: str, wanted: int, free: int) -> None:
+    # Linux would hand the pages out all the same, and kill the process once they are used.
+    if wanted > free:
+        raise ConfigError(setting, f"{asked} {wanted} bytes, but only {free} are free")
+
+
+def _share_bytes(device: torch.device, free: int) -> int:
+    if device.type == "cuda":
+        return int(free * CUDA_SHARE)
+    return min(int(free * CPU_SHARE), CPU_LIMIT_BYTES)
+
+
+def _container_bytes() -> int:
+    """What is left of this control group's limit (version 2); without one, no bound."""
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        lines = (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return sys.maxsize
+    if limit == "max":
+        return sys.maxsize
+    # Files that were read, such as the weights, count as used until somebody wants the memory.
+    cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return max(0, int(limit) - used + cached)
 
 
 def _available_ram_bytes() -> int:

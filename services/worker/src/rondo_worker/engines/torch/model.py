@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from rondo_worker.engines.hf_config import ModelConfig
-from rondo_worker.engines.torch.attention import attend_decode, attend_prefill
+from rondo_worker.engines.torch.attention import PagedDecode, attend_decode, attend_prefill
 from rondo_worker.engines.torch.batch import StepInputs
 from rondo_worker.engines.torch.kv_pool import KvPool
+from rondo_worker.engines.torch.linear import Linear, compute_dtype, make_linear
 from rondo_worker.engines.torch.rope import pair_up, rotate_, rotation_table
 from rondo_worker.engines.torch.weights import WeightFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer; projections are [inputs, outputs].
-
-    `qk_norm` is [heads + kv_heads, head_dim] where the family has it.
-    """
+    """One decoder layer. `qk_norm` is [heads + kv_heads, head_dim] where the family has it."""
 
     window: int | None
     input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
+    qkv: Linear
     qk_norm: torch.Tensor | None
-    output: torch.Tensor
-    output_bias: torch.Tensor | None
+    output: Linear
     post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
-    down_bias: torch.Tensor | None
+    gate_up: Linear
+    down: Linear
 
 
 class LayerReader:
@@ -52,23 +47,23 @@ class LayerReader:
         return Layer(
             window=c.windows[self._index],
             input_norm=self._take("input_layernorm.weight", c.hidden_size),
-            qkv=columns(self._qkv("weight", c.hidden_size)),
-            qkv_bias=self._qkv("bias") if c.qkv_bias else None,
+            qkv=self._fused(self._qkv, c.hidden_size, bias=c.qkv_bias),
             qk_norm=self._qk_norm() if c.qk_norm else None,
-            output=columns(self._take("self_attn.o_proj.weight", c.hidden_size, width)),
-            output_bias=self._bias("self_attn.o_proj", c.hidden_size, c.output_bias),
+            output=self._single("self_attn.o_proj", c.hidden_size, width, bias=c.output_bias),
             post_norm=self._take("post_attention_layernorm.weight", c.hidden_size),
-            gate_up=columns(self._gate_up("weight", c.hidden_size)),
-            gate_up_bias=self._gate_up("bias") if c.mlp_bias else None,
-            down=columns(self._take("mlp.down_proj.weight", c.hidden_size, c.intermediate_size)),
-            down_bias=self._bias("mlp.down_proj", c.hidden_size, c.mlp_bias),
+            gate_up=self._fused(self._gate_up, c.hidden_size, bias=c.mlp_bias),
+            down=self._single("mlp.down_proj", c.hidden_size, c.intermediate_size, bias=c.mlp_bias),
         )
 
     def _take(self, name: str, *shape: int) -> torch.Tensor:
         return self._files.take(f"{self._prefix}.{name}", shape)
 
-    def _bias(self, name: str, size: int, present: bool) -> torch.Tensor | None:
-        return self._take(f"{name}.bias", size) if present else None
+    def _single(self, name: str, outputs: int, inputs: int, *, bias: bool) -> Linear:
+        weight = self._take(f"{name}.weight", outputs, inputs)
+        return make_linear(weight, self._take(f"{name}.bias", outputs) if bias else None)
+
+    def _fused(self, read: Callable[..., torch.Tensor], inputs: int, *, bias: bool) -> Linear:
+        return make_linear(read("weight", inputs), read("bias") if bias else None)
 
     def _qkv(self, kind: str, *inputs: int) -> torch.Tensor:
         c = self._config
@@ -95,36 +90,46 @@ class DecoderModel:
 
     Args:
         config: the model's shape. files: its tensors. num_positions: longest sequence.
-        device: where it runs.
+        device: where it runs. kernels: compiled ones, if there are any.
     """
 
     def __init__(
-        self, config: ModelConfig, files: WeightFiles, num_positions: int, device: torch.device
+        self,
+        config: ModelConfig,
+        files: WeightFiles,
+        num_positions: int,
+        device: torch.device,
+        kernels: PagedDecode | None = None,
     ) -> None:
         self._config = config
+        self._kernels = kernels
         vocabulary = (config.vocab_size, config.hidden_size)
         self._embedding = files.take("model.embed_tokens.weight", vocabulary)
         self._layers = [LayerReader(config, files, i).read() for i in range(config.num_layers)]
+        self._compute = compute_dtype(self._embedding.dtype, device)
+        # The sum over all layers costs little in float32 on a CPU, and loses less.
+        self._residual = torch.float32 if device.type == "cpu" else self._compute
         self._norm = files.take("model.norm.weight", (config.hidden_size,))
         tied = config.tied_embeddings
-        self._head = (self._embedding if tied else files.take("lm_head.weight", vocabulary)).t()
+        head = self._embedding if tied else files.take("lm_head.weight", vocabulary)
+        self._head = make_linear(head)
         self._eps = torch.tensor(config.norm_eps, device=device)
         self._rotations = rotation_table(config.rope, config.head_dim, num_positions, device)
 
     def forward(self, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
         """Logits [rows, vocabulary] of the rows that need them."""
-        hidden = F.embedding(inputs.tokens, self._embedding)
+        hidden = F.embedding(inputs.tokens, self._embedding).to(self._residual)
         rotations = self._rotations.index_select(0, inputs.positions)
         for index, layer in enumerate(self._layers):
             normed = self._normalise(hidden, layer.input_norm)
             mixed = self._attention(layer, normed, rotations, inputs, pool, index)
-            add_projection_(hidden, mixed, layer.output, layer.output_bias)
+            hidden.add_(layer.output(mixed))
             normed = self._normalise(hidden, layer.post_norm)
-            gate, up = project(normed, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
-            add_projection_(hidden, F.silu(gate).mul_(up), layer.down, layer.down_bias)
+            gate, up = layer.gate_up(normed).chunk(2, -1)
+            hidden.add_(layer.down(F.silu(gate).mul_(up)))
         if inputs.last_rows is not None:
             hidden = hidden.index_select(0, inputs.last_rows)
-        return torch.mm(self._normalise(hidden, self._norm), self._head)
+        return self._head(self._normalise(hidden, self._norm))
 
     def _attention(
         self,
@@ -136,50 +141,50 @@ class DecoderModel:
         index: int,
     ) -> torch.Tensor:
         c = self._config
-        heads = project(normed, layer.qkv, layer.qkv_bias).view(-1, *self._head_rows())
+        heads = layer.qkv(normed).view(-1, *self._head_rows())
         turned = heads[:, : c.num_heads + c.num_kv_heads]
         if layer.qk_norm is not None:
             turned.mul_(inverse_rms(turned, self._eps)).mul_(layer.qk_norm)
         rotate_(turned, rotations)
         queries = heads[:, : c.num_heads]
         fresh = heads[:, c.num_heads :].view(-1, 2, c.num_kv_heads, c.head_dim)
-        pool.slots[index].index_copy_(0, inputs.slots, fresh)
-        blocks = pool.blocks[index]
+        slots = pool.slots[index]
+        slots.index_copy_(0, inputs.slots, fresh.to(slots.dtype))
+        split = inputs.num_prompt_rows
+        parts = []
+        if inputs.segments:
+            segments = inputs.segments[layer.window]
+            blocks = pool.blocks[index]
+            parts.append(attend_prefill(queries[:split], fresh[:split], blocks, segments))
         if inputs.decode:
-            return attend_decode(queries, blocks, inputs.decode[layer.window], c.num_kv_heads)
-        return attend_prefill(queries, fresh, blocks, inputs.segments[layer.window])
+            parts.append(self._attend_decode(queries[split:], layer.window, inputs, pool, index))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend_decode(
+        self,
+        queries: torch.Tensor,
+        window: int | None,
+        inputs: StepInputs,
+        pool: KvPool,
+        index: int,
+    ) -> torch.Tensor:
+        view = inputs.decode[window]
+        if self._kernels is None:
+            return attend_decode(queries, pool.blocks[index], view, self._config.num_kv_heads)
+        return self._kernels.paged_decode(
+            queries, pool.slots[index], view.tables, view.positions, pool.block_size, window
+        )
 
     def _normalise(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if rows.is_cuda:
             return F.rms_norm(rows, weight.shape, weight, self._config.norm_eps)
         # On a CPU F.rms_norm is a longer chain of small operations than this.
-        return (rows * inverse_rms(rows, self._eps)).to(rows.dtype).mul_(weight)
+        normed = (rows * inverse_rms(rows, self._eps)).mul_(weight)
+        return normed.to(self._compute)
 
     def _head_rows(self) -> tuple[int, int]:
         c = self._config
         return c.num_heads + 2 * c.num_kv_heads, c.head_dim
-
-
-def columns(weight: torch.Tensor) -> torch.Tensor:
-    """A checkpoint's [outputs, inputs] matrix as [inputs, outputs].
-
-    On a CPU also in memory: MKL multiplies a few rows with such a matrix up to six times faster.
-    """
-    return weight.t() if weight.is_cuda else weight.t().contiguous()
-
-
-def project(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """rows @ weight + bias."""
-    return torch.mm(rows, weight) if bias is None else torch.addmm(bias, rows, weight)
-
-
-def add_projection_(
-    total: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> None:
-    """Adds rows @ weight + bias to `total`, in place."""
-    total.addmm_(rows, weight)
-    if bias is not None:
-        total.add_(bias)
 
 
 def inverse_rms(rows: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:

@@ -89,10 +89,12 @@ def _cut_ranked(scores: torch.Tensor, samplings: Sequence[Sampling]) -> None:
     """Sets to -inf, in place, what top-k and top-p remove.
 
     Ranking a whole vocabulary is dear and top-p seldom needs it: first it is tried with the
-    best few, and if they do not hold the mass that some row asks for, again with all.
+    best few, and if they do not hold the mass that some row asks for, again with all. On a GPU,
+    where ranking is cheap and asking costs a synchronisation, all are ranked at once.
     """
     size = scores.shape[-1]
-    for most in dict.fromkeys((min(NUCLEUS_TOKENS, size), size)):
+    few = size if scores.is_cuda else min(NUCLEUS_TOKENS, size)
+    for most in dict.fromkeys((few, size)):
         limits = [min(s.top_k, size) if s.top_k > 0 else most for s in samplings]
         lowest = _lowest_kept(scores, samplings, limits)
         if lowest is not None:
