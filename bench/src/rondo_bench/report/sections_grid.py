@@ -34,7 +34,8 @@ def grid_section(results: Results) -> Section:
         "(with the wait for the phase switch) and TPOT. Every rival is tuned for each case. "
         "A smaller second line is the interval over seeds; the best of a row is bold; "
         "† marks a goodput below which some lower rate missed the target. The ceiling is what the "
-        "steps' durations allow any schedule in the long run, with no limit to KV memory and TTFT."
+        "steps' durations allow any schedule that moves no KV, in the long run, with no limit to "
+        "memory and TTFT."
     ]
     section.tables = [ratio_summary(grid)]
     if beside := paper.grid_beside_paper(grid):

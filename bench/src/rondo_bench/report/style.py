@@ -19,7 +19,7 @@ SYSTEMS = (
     "fudg",
     "fudg-ideal",
 )
-#: Not a system: what the steps' durations allow any schedule.
+#: Not a system: what the steps' durations allow any schedule that moves no KV.
 CEILING = "ceiling"
 NODG = ("nodg-rr", "nodg-jsq", "chunked-rr", "chunked-jsq")
 DATASETS = ("alpaca", "sharegpt", "longbench")

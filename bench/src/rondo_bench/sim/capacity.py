@@ -27,7 +27,8 @@ def rough_capacity(cluster: ClusterSpec, arrivals: Sequence[Arrival]) -> float:
 
 
 def ceiling(cluster: ClusterSpec, arrivals: Sequence[Arrival]) -> float:
-    """Requests per second that no schedule of the cluster's steps can exceed for long.
+    """Requests per second that no schedule can exceed for long if requests decode where they were
+    prefilled; one that moves KV can.
 
     Every instance repeats one cycle: a step that takes all prompts of the cycle, fused or by
     itself, and k plain decode steps, such that the mean time per token is the TPOT limit. Lengths
