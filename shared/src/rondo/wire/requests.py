@@ -1,0 +1,92 @@
+"""A request on the bus: gateway to coordinator and worker, and the tokens back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rondo.types import FinishReason, Sampling, Slo
+from rondo.wire.base import Wire
+
+
+class Submit(Wire, frozen=True, kw_only=True):
+    """Asks for admission; asked again with the same `request_id`, the answer is the same.
+
+    `age_s` is the time since the request's arrival at the gateway."""
+
+    request_id: str
+    gateway_id: str
+    prompt_tokens: int
+    max_tokens: int
+    predicted_tokens: int
+    slo: Slo
+    age_s: float
+
+
+class Admitted(Wire, frozen=True, kw_only=True):
+    """The request may go to this instance, in this turn; with the latencies predicted for it."""
+
+    request_id: str
+    instance_id: str
+    epoch: int
+    turn: int
+    predicted_ttft_s: float
+    predicted_tpot_s: float
+    reasons: tuple[str, ...] = ()
+
+
+class Rejected(Wire, frozen=True, kw_only=True):
+    """The request is refused; `retry_after_s` is None when no later try can succeed."""
+
+    request_id: str
+    reason: str
+    detail: str
+    retry_after_s: float | None = None
+
+
+class Cancel(Wire, frozen=True, kw_only=True):
+    """Nobody wants the request any more (gateway -> coordinator or worker)."""
+
+    request_id: str
+
+
+class Run(Wire, frozen=True, kw_only=True):
+    """The prompt of an admitted request: token ids as little-endian int32. The last `num_resumed`
+    are of its answer, which began elsewhere."""
+
+    request_id: str
+    gateway_id: str
+    prompt: bytes
+    max_tokens: int
+    predicted_tokens: int
+    sampling: Sampling
+    slo: Slo
+    age_s: float
+    ignore_eos: bool = False
+    num_resumed: int = 0
+
+
+class Resync(Wire, frozen=True, kw_only=True):
+    """Asks a worker to send a request's tokens again from this index on."""
+
+    request_id: str
+    gateway_id: str
+    from_index: int
+
+
+class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one request; `index` is the position of the first in its answer."""
+
+    request_id: str
+    index: int
+    tokens: tuple[int, ...]
+    finish: FinishReason | None = None
+    error: str | None = None
+
+
+class TokenFrame(Wire, frozen=True, kw_only=True):
+    """All new tokens of one engine step for one gateway. `seq` counts frames of this pair."""
+
+    instance_id: str
+    incarnation: str
+    seq: int
+    deltas: tuple[TokenDelta, ...]
