@@ -205,7 +205,7 @@ async def test_a_silent_instance_is_dropped_and_told_to_rejoin(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rondo_worker.service.HEARTBEAT_S", 0.1)
-    monkeypatch.setattr("rondo_coordinator.service.SILENCE_CHECK_S", 0.05)
+    monkeypatch.setattr("rondo_coordinator.service.CHECK_S", 0.05)
     macros = await stage.watch(subjects.MACROS_BUCKET)
     instances = await stage.watch(subjects.INSTANCES_BUCKET)
     commands = await stage.tap(subjects.command("w0"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus
 from rondo.types import Progress
@@ -30,8 +32,11 @@ class Boss:
         await self._bus.publish(self._run, message)
 
     async def command(self, message: m.Command) -> None:
-        """Sends what a coordinator sends."""
-        await self._bus.publish(self._command, message)
+        """Sends what a coordinator sends, for the macro-instance that the worker obeys."""
+        reports = [*self.reports.of(m.StepReport)]
+        obeyed = message.macro_id or (reports[-1].macro_id if reports else "")
+        order = msgspec.structs.replace(message, macro_id=obeyed)
+        await self._bus.publish(self._command, order)
 
     async def prompt(
         self,

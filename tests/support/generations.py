@@ -123,7 +123,7 @@ async def start_gateway(
         max_attempts=max_attempts,
         resume_timeout_s=resume_timeout_s,
     )
-    links = Links(bus, gateway_id, answers, OutputLengths(), metrics, settings)
+    links = Links(bus, gateway_id, answers, directory, OutputLengths(), metrics, settings)
     await answers.start()
     await directory.start(bus)
     return Gateway(links, directory, registry)
@@ -133,12 +133,8 @@ async def servable(gateway: Gateway, num_instances: int = 1) -> None:
     """Waits until a gateway sees so many instances in service."""
 
     def ready() -> bool:
-        macro = gateway.directory.macro(MODEL)
-        return (
-            macro is not None
-            and bool(macro.owner_id)
-            and len(macro.instance_ids) >= (num_instances)
-        )
+        macros = gateway.directory.macros(MODEL)
+        return sum(len(macro.instance_ids) for macro in macros) >= num_instances
 
     await eventually(ready, f"{num_instances} instances are in service")
 

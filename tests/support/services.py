@@ -21,6 +21,7 @@ from rondo.types import Sampling, Slo
 from rondo.wire import messages as m
 from rondo_coordinator.metrics import CoordinatorMetrics
 from rondo_coordinator.service import CoordinatorService
+from rondo_coordinator.settings import ScalingSettings
 from rondo_worker.engines.base import Engine, EngineSpec
 from rondo_worker.engines.emulated import EmulatedEngine
 from rondo_worker.metrics import WorkerMetrics
@@ -157,6 +158,7 @@ class Stage:
         profile: LatencyProfile = FAST,
         max_running: int = 64,
         bus: Bus | None = None,
+        step_timeout_s: float = 0.0,
     ) -> Worker:
         """A worker that has registered."""
         engine = engine or new_engine(profile)
@@ -182,7 +184,9 @@ class Stage:
         registry, deaths = CollectorRegistry(), list[Exception]()
         bus = bus or await self.harness.bus(instance_id)
         metrics = WorkerMetrics(registry)
-        service = WorkerService(bus, record, engine, scheduler, metrics, deaths.append)
+        service = WorkerService(
+            bus, record, engine, scheduler, metrics, deaths.append, step_timeout_s=step_timeout_s
+        )
         worker = Worker(instance_id, service, registry, deaths)
         self.workers.append(worker)
         await service.start()
@@ -196,6 +200,7 @@ class Stage:
         max_wait_s: float = 30.0,
         instance_timeout_s: float = 4.0,
         lease_s: float = 1.0,
+        scaling: ScalingSettings | None = None,
     ) -> Coordinator:
         """A coordinator that competes."""
         bus = bus or await self.harness.bus(coordinator_id)
@@ -212,6 +217,7 @@ class Stage:
             CoordinatorMetrics(registry),
             instance_timeout_s=instance_timeout_s,
             lease_s=lease_s,
+            scaling=scaling,
         )
         made = Coordinator(coordinator_id, service, bus, registry, policies)
         self.coordinators.append(made)

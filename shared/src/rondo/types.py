@@ -54,11 +54,15 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: float
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. Temperature 0 is greedy; top_k 0 and top_p 1 switch off.
 
     A given seed yields the same tokens whatever else is in the batch: the random number of a token
     is a function of the seed and the token's index alone.
+
+    Until `min_tokens` are there, neither an end token nor one of `stop_token_ids` is drawn (what
+    the latter end, the gateway ends). `grammar` is llguidance's; empty: any text. `logprobs` and
+    `prompt_logprobs` ask for that many best alternatives beside each token; None: no logprobs.
     """
 
     temperature: float = 1.0
@@ -67,7 +71,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     min_p: float = 0.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    grammar: str = ""
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
 class KvOccupancy(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +89,33 @@ class KvOccupancy(msgspec.Struct, frozen=True, kw_only=True):
     used_blocks: int
     free_blocks: int
     reserved_blocks: int
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """A macro-instance and who belongs to it; what drains from it gets nothing new."""
+
+    macro_id: str
+    instance_ids: tuple[str, ...]
+    draining: tuple[str, ...] = ()
+
+
+class MacroLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """Load of a macro-instance, as its owner sees it.
+
+    `free_blocks` is of the instance that has most. `saved_tpot_s` is the mean over what decodes,
+    None when nothing does. The others count from the beginning of the owner's epoch: requests that
+    began to decode, the sums of their TTFT and of its limits, and what was refused for load.
+    """
+
+    num_pending: int = 0
+    num_running: int = 0
+    free_blocks: int = 0
+    block_size: int = 1
+    saved_tpot_s: float | None = None
+    num_served: int = 0
+    ttft_s: float = 0.0
+    ttft_limit_s: float = 0.0
+    num_refused: int = 0
 
 
 class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +191,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     `decode_steps` counts steps with decodes since the instance started; every request that decodes
     got one token in each. `members` is the full state and present only when asked for or on a
-    heartbeat.
+    heartbeat. `peak_bytes` is the most memory that the engine had held by then, for people to see.
     """
 
     phase: Phase
@@ -168,6 +206,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     finished: tuple[Finished, ...] = ()
     steps: tuple[StepStat, ...] = ()
     members: tuple[RequestProgress, ...] | None = None
+    peak_bytes: int = 0
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rondo.policy import mitosis as mt
+from rondo.policy.fleet import describe
 from rondo.policy.mitosis import Mitosis, ScalingEffect
 from rondo.policy.scaling import ScalingTrigger, Verdict, Window
 from rondo_bench.sim.cluster import SimCluster
@@ -129,7 +130,7 @@ class SimScaler:
     def _apply(self, effects: list[ScalingEffect]) -> None:
         cluster = self._cluster
         for effect in effects:
-            self.events.append((cluster.clock.now_s, _text(effect)))
+            self.events.append((cluster.clock.now_s, describe(effect)))
             match effect:
                 case mt.Create(macro_id=macro_id):
                     cluster.add_macro(macro_id, self._mitosis.settings.n_lower)
@@ -157,17 +158,3 @@ class SimScaler:
                 instance.record.left_s = self._cluster.clock.now_s
                 self._mitosis.finished(instance_id)
                 self.events.append((self._cluster.clock.now_s, f"{instance_id} is gone"))
-
-
-def _text(effect: ScalingEffect) -> str:
-    match effect:
-        case mt.Create(macro_id=macro_id):
-            return f"{macro_id} is created"
-        case mt.Remove(macro_id=macro_id):
-            return f"{macro_id} is removed"
-        case mt.Join(instance_id=instance_id, macro_id=macro_id):
-            return f"{instance_id} joins {macro_id}"
-        case mt.Drain(instance_id=instance_id, macro_id=macro_id):
-            return f"{instance_id} drains from {macro_id}"
-        case mt.Move(instance_id=instance_id, source_id=source_id, target_id=target_id):
-            return f"{instance_id} moves from {source_id} to {target_id}"

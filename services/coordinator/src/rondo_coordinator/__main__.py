@@ -27,7 +27,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Runs the coordinator until `stop` is set."""
     random_id = f"c-{uuid.uuid4().hex[:8]}"
     own_id = valid_id("RONDO_COORDINATOR_ID", settings.coordinator_id or random_id)
-    settings.make_policy()  # a wrong name must stop the program, not a later take-over
+    settings.check()  # what is wrong must stop the program, not a later take-over
     registry = CollectorRegistry()
     metrics = CoordinatorMetrics(registry)
     bus = NatsBus(settings.nats_url, name=own_id)
@@ -38,6 +38,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         metrics,
         instance_timeout_s=settings.instance_timeout_s,
         lease_s=settings.lease_s,
+        scaling=settings,
         journals=open_journals(settings, own_id, metrics),
     )
 

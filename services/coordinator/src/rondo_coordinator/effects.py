@@ -35,6 +35,18 @@ class Effects:
         """Nobody waits for an answer any more."""
         self._replies.pop(request_id, None)
 
+    def hand_back(self) -> None:
+        """We decide no longer: whoever waits for an answer asks again, and may ask others."""
+        for request_id in list(self._replies):
+            self._reply(
+                m.Rejected(
+                    request_id=request_id,
+                    reason=m.MOVED,
+                    detail="the macro-instance has another owner, or is no more",
+                    retry_after_s=0.0,
+                )
+            )
+
     def perform(self, effect: AnyEffect) -> None:
         """Sends what the effect asks for."""
         match effect:
@@ -57,6 +69,7 @@ class Effects:
                 self._metrics.turns.labels(kind.__name__).inc()
                 command = kind(
                     epoch=self._epoch,
+                    macro_id=self._macro_id,
                     turn=effect.turn,
                     request_ids=effect.request_ids,
                     budget_s=effect.budget_s,
@@ -64,10 +77,13 @@ class Effects:
                 )
                 self.command(effect.instance_id, command)
             case events.RevokeTurn():
-                revoke = m.TurnRevoke(epoch=self._epoch, turn=effect.turn)
+                turn, macro_id = effect.turn, self._macro_id
+                revoke = m.TurnRevoke(epoch=self._epoch, macro_id=macro_id, turn=turn)
                 self.command(effect.instance_id, revoke)
             case events.CancelOn():
-                cancel = m.CancelRun(epoch=self._epoch, request_id=effect.request_id)
+                cancel = m.CancelRun(
+                    epoch=self._epoch, macro_id=self._macro_id, request_id=effect.request_id
+                )
                 self.command(effect.instance_id, cancel)
             case events.Observed():
                 self._metrics.observed(effect)

@@ -10,36 +10,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from rondo.bus.protocol import Incoming
-from rondo.bus.sequence import SequenceTracker
 from rondo.journal_writer import JournalWriter
 from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.events import Event, MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
-from rondo.types import KvOccupancy, Phase, Progress, RequestInfo
+from rondo.types import MacroLoad, Progress, RequestInfo
 from rondo.wire import messages as m
 from rondo_coordinator.effects import Effects
+from rondo_coordinator.members import Member
 from rondo_coordinator.metrics import CoordinatorMetrics
 
 log = logging.getLogger("rondo.coordinator")
 
-#: A dropped instance is told so at most this often: what it said meanwhile may come in a burst.
-REJOIN_INTERVAL_S = 1.0
-
-
-@dataclass(slots=True)
-class Member:
-    """An instance of the macro-instance, and when it was heard last."""
-
-    record: m.InstanceRecord
-    heard_s: float
-    joined: bool = False
-    progress: Progress | None = None
-    sequence: SequenceTracker = field(default_factory=SequenceTracker)
+#: An instance is told the same at most this often: what it said meanwhile may come in a burst.
+REPEAT_S = 0.5
 
 
 class MacroHost:
@@ -72,13 +60,14 @@ class MacroHost:
         self._journal = journal
         self._effects = Effects(macro_id, epoch, outbox, metrics)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
-        self._rejoin_told_s: dict[str, float] = {}
+        self._told_s: dict[tuple[str, str], float] = {}  # (instance, what): when
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Stops acting."""
+        """Stops acting; whoever waits for admission is told to ask again, and whom."""
         self._closed = True
+        self._effects.hand_back()
         if self._timer:
             self._timer.cancel()
         if self._journal:
@@ -106,7 +95,14 @@ class MacroHost:
             self.remove(instance_id, "started anew")
             self._given_up.pop(instance_id, None)
             self.members[instance_id] = Member(record, time.monotonic())
-            self._effects.command(instance_id, m.SendFullReport(epoch=self.epoch))
+            self._ask_all(instance_id)
+
+    def hand_over(self, instance_id: str, target_id: str) -> None:
+        """The instance obeys another macro-instance from now on; told again until it does."""
+        self.remove(instance_id, f"handed over to {target_id}")
+        if self._may_tell(instance_id, target_id):
+            order = m.HandOver(epoch=self.epoch, macro_id=self.macro_id, target_id=target_id)
+            self._effects.command(instance_id, order)
 
     def remove(self, instance_id: str, why: str) -> None:
         """An instance is gone."""
@@ -130,13 +126,14 @@ class MacroHost:
 
     def on_submit(self, incoming: Incoming) -> None:
         """Admission, or its withdrawal."""
-        if self._closed:  # a message that came before the subscription ended
-            return
         now_s = time.monotonic()
         match incoming.message:
             case m.Submit() as submit:
                 if incoming.respond:
                     self._effects.expect_reply(submit.request_id, incoming.respond)
+                if self._closed:  # it came before the subscription ended
+                    self._effects.hand_back()
+                    return
                 info = RequestInfo(
                     request_id=submit.request_id,
                     prompt_tokens=submit.prompt_tokens,
@@ -148,6 +145,8 @@ class MacroHost:
                 self._handle(events.RequestArrived(at_s=now_s, request=info))
             case m.Cancel(request_id=request_id):
                 self._effects.forget_reply(request_id)
+                if self._closed:
+                    return
                 self._handle(events.RequestCancelled(at_s=now_s, request_id=request_id))
             case other:
                 kind = type(other).__name__
@@ -158,13 +157,15 @@ class MacroHost:
         member = self.members.get(report.instance_id)
         if member is None or member.record.incarnation != report.incarnation:
             if self._given_up.get(report.instance_id) == report.incarnation:
-                self._tell_to_rejoin(report.instance_id)
+                self._tell_to_rejoin(report)
             return
         now_s = time.monotonic()
         member.heard_s = now_s
+        if report.macro_id not in ("", self.macro_id):  # it has still to be handed over to us
+            return
         if member.sequence.observe(report.instance_id, report.incarnation, report.seq):
             self._metrics.gaps.inc()
-            self._effects.command(report.instance_id, m.SendFullReport(epoch=self.epoch))
+            self._ask_all(report.instance_id)
         match report:
             case m.StepReport(progress=progress):
                 self._on_progress(member, progress, now_s)
@@ -182,11 +183,21 @@ class MacroHost:
             case m.TurnBegan():
                 self._publish_turn("turn_began", report, report.waited_s)
 
-    def _tell_to_rejoin(self, instance_id: str) -> None:
-        now_s = time.monotonic()
-        if now_s - self._rejoin_told_s.get(instance_id, -REJOIN_INTERVAL_S) >= REJOIN_INTERVAL_S:
-            self._rejoin_told_s[instance_id] = now_s
-            self._effects.command(instance_id, m.Rejoin(epoch=self.epoch))
+    def _ask_all(self, instance_id: str) -> None:
+        order = m.SendFullReport(epoch=self.epoch, macro_id=self.macro_id)
+        self._effects.command(instance_id, order)
+
+    def _tell_to_rejoin(self, report: m.Report) -> None:
+        if self._may_tell(report.instance_id, "rejoin"):
+            order = m.Rejoin(epoch=self.epoch, macro_id=report.macro_id)
+            self._effects.command(report.instance_id, order)
+
+    def _may_tell(self, instance_id: str, what: str) -> bool:
+        now_s, key = time.monotonic(), (instance_id, what)
+        if now_s - self._told_s.get(key, -REPEAT_S) < REPEAT_S:
+            return False
+        self._told_s[key] = now_s
+        return True
 
     def _on_progress(self, member: Member, progress: Progress, now_s: float) -> None:
         member.progress = progress
@@ -205,16 +216,7 @@ class MacroHost:
         record = member.record
         logs.info(log, "instance_joined", instance=record.instance_id, macro=self.macro_id)
         self._effects.publish("instance", {"instance": record.instance_id, "joined": self.macro_id})
-        info = events.InstanceInfo(
-            instance_id=record.instance_id,
-            latency=record.profile,
-            block_size=record.block_size,
-            num_blocks=record.num_blocks,
-            max_model_len=record.max_model_len,
-            max_running=record.max_running,
-            max_prefill_tokens=record.max_prefill_tokens,
-        )
-        self._handle(events.InstanceJoined(at_s=now_s, instance=info, progress=progress))
+        self._handle(events.InstanceJoined(at_s=now_s, instance=member.info, progress=progress))
 
     # Effects out
 
@@ -237,6 +239,27 @@ class MacroHost:
 
     # Looking in
 
+    def load(self) -> MacroLoad:
+        """For gateways that choose among macro-instances, and for scaling."""
+        members = [member for member in self.members.values() if member.joined]
+        states = [member.progress for member in members if member.progress]
+        count = self._policy.load
+        return MacroLoad(
+            num_pending=self.num_pending,
+            num_running=sum(state.num_running + state.num_waiting for state in states),
+            free_blocks=max((state.kv.free_blocks for state in states), default=0),
+            block_size=max((member.record.block_size for member in members), default=1),
+            saved_tpot_s=self._policy.mean_saved_tpot_s(time.monotonic()),
+            num_served=count.num_served,
+            ttft_s=count.ttft_s,
+            ttft_limit_s=count.ttft_limit_s,
+            num_refused=count.num_refused,
+        )
+
+    def publish(self, kind: str, fields: m.Fields) -> None:
+        """An event for observers, from this macro-instance."""
+        self._effects.publish(kind, fields)
+
     def status(self, model: str, owner_id: str) -> m.StatusReply:
         """The state for `rondo status`."""
         now_s = time.monotonic()
@@ -246,7 +269,7 @@ class MacroHost:
             owner_id=owner_id,
             epoch=self.epoch,
             num_pending=self.num_pending,
-            instances=tuple(_status(member, now_s) for member in self.members.values()),
+            instances=tuple(member.status(now_s) for member in self.members.values()),
         )
 
     def _publish_turn(self, kind: str, report: m.TurnBegan | m.TurnEnded, value_s: float) -> None:
@@ -256,18 +279,3 @@ class MacroHost:
             "seconds": value_s,
         }
         self._effects.publish(kind, fields)
-
-
-def _status(member: Member, now_s: float) -> m.InstanceStatus:
-    progress = member.progress
-    kv: KvOccupancy | None = progress.kv if progress else None
-    return m.InstanceStatus(
-        instance_id=member.record.instance_id,
-        engine=member.record.engine,
-        phase=progress.phase if progress else Phase.IDLE,
-        turn=progress.turn if progress else 0,
-        num_running=progress.num_running if progress else 0,
-        num_waiting=progress.num_waiting if progress else 0,
-        kv=kv,
-        report_age_s=now_s - member.heard_s,
-    )

@@ -1,29 +1,29 @@
-"""The coordinator on the bus: leases, membership, and the routing of messages to its hosts."""
+"""The coordinator on the bus: watches the buckets, and routes messages to its hosts."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from rondo.bus import subjects
-from rondo.bus.protocol import Bus, Incoming, KeyUpdate, Subscription
+from rondo.bus.protocol import Bus, Incoming, KeyUpdate
 from rondo.bus.tasks import end_task
-from rondo.errors import PeerError
 from rondo.journal_writer import JournalFolder
 from rondo.policy.events import MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
 from rondo.wire import messages as m
-from rondo_coordinator.host import MacroHost
-from rondo_coordinator.lease import Lease
+from rondo_coordinator.membership import Membership
 from rondo_coordinator.metrics import CoordinatorMetrics
+from rondo_coordinator.ownership import Ownership
+from rondo_coordinator.settings import ScalingSettings
+from rondo_coordinator.stewards import Stewards
 
 log = logging.getLogger("rondo.coordinator")
 
-SILENCE_CHECK_S = 0.5
+CHECK_S = 0.5
 #: A record may come this much later than the first report of its instance.
 STRANGER_S = 2.0
 #: So long a stop waits for the disk to take what the journals hold.
@@ -35,7 +35,7 @@ class CoordinatorService:
 
     Args:
         make_policy: a fresh policy object for a macro-instance.
-        instance_timeout_s, lease_s: see CoordinatorSettings.
+        instance_timeout_s, lease_s, scaling: see CoordinatorSettings.
         journals: where decisions are recorded; must name the policy that `make_policy` makes.
     """
 
@@ -48,49 +48,51 @@ class CoordinatorService:
         *,
         instance_timeout_s: float,
         lease_s: float,
+        scaling: ScalingSettings | None = None,
         journals: JournalFolder | None = None,
     ) -> None:
         self._bus = bus
         self._id = coordinator_id
-        self._make_policy = make_policy
-        self._metrics = metrics
         self._instance_timeout_s = instance_timeout_s
-        self._lease_s = lease_s
         self._journals = journals
         self._outbox = Outbox(bus)
-        self._records: dict[str, m.InstanceRecord] = {}
-        self._models: dict[str, str] = {}
-        self._leases: dict[str, Lease] = {}
-        self._hosts: dict[str, MacroHost] = {}
-        self._submits: dict[str, Subscription] = {}
+        self._members = Membership()
+        self._stewards = Stewards(bus, self._members, scaling or ScalingSettings())
+        self._ownership = Ownership(
+            bus,
+            self._outbox,
+            coordinator_id,
+            self._members,
+            self._stewards,
+            make_policy,
+            metrics,
+            lease_s,
+            journals,
+        )
         self._strangers: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._competing: list[asyncio.Task[None]] = []
+        self._clock: asyncio.Task[None] | None = None
         self.started = False
-        metrics.watch_pending(lambda: sum(host.num_pending for host in self._hosts.values()))
+        hosts = self._ownership.hosts
+        metrics.watch_pending(lambda: sum(host.num_pending for host in hosts.values()))
         metrics.watch_latencies(
-            lambda: [item for host in self._hosts.values() for item in host.latencies.items()]
+            lambda: [item for host in hosts.values() for item in host.latencies.items()]
         )
 
     async def start(self) -> None:
         """Subscribes and begins to compete."""
         await self._bus.subscribe(subjects.all_reports(), self._on_report)
         await self._bus.subscribe(subjects.STATUS, self._on_status)
-        self._instances = await self._bus.key_value(subjects.INSTANCES_BUCKET)
-        self._macros = await self._bus.key_value(subjects.MACROS_BUCKET)
-        await self._macros.watch(self._on_macro)
-        await self._instances.watch(self._on_instance)
-        self._spawn(self._watch_silence())
+        await self._ownership.start()
+        await (await self._bus.key_value(subjects.MACROS_BUCKET)).watch(self._on_macro)
+        await (await self._bus.key_value(subjects.INSTANCES_BUCKET)).watch(self._on_instance)
+        self._clock = asyncio.create_task(self._watch_time())
         self.started = True
 
     async def stop(self) -> None:
         """Stops acting, then releases all leases, so that others take over at once."""
-        for lease in self._leases.values():
-            lease.stop()
-        for macro_id in list(self._hosts):
-            await self._lost(macro_id)
-        await asyncio.gather(*self._competing, return_exceptions=True)
-        await end_task(*self._tasks)
+        await self._ownership.stop()
+        await end_task(self._clock)
+        await self._stewards.close()
         await self._outbox.close()
         if self._journals and not await asyncio.to_thread(self._journals.close, JOURNAL_TIMEOUT_S):
             logs.warning(log, "journal_cut", waited_s=JOURNAL_TIMEOUT_S)
@@ -98,136 +100,64 @@ class CoordinatorService:
     # What comes in
 
     def _on_macro(self, update: KeyUpdate) -> None:
-        if isinstance(update.value, m.MacroRecord):
-            self._compete(update.value.model)
+        if self._members.macro_changed(update) and isinstance(update.value, m.MacroRecord):
+            self._ownership.settle(update.value.model)
 
     def _on_instance(self, update: KeyUpdate) -> None:
-        instance_id = update.key
-        previous = self._records.pop(instance_id, None)
-        record = update.value
-        if isinstance(record, m.InstanceRecord):
-            self._records[instance_id] = record
-            self._compete(record.model)
-            if host := self._hosts.get(subjects.macro_id_of(record.model)):
-                host.add(record)
-            if previous and previous.model == record.model:
-                return
-        if previous and (host := self._hosts.get(subjects.macro_id_of(previous.model))):
-            host.remove(instance_id, "deregistered")
+        before = self._members.instance_changed(update)
+        record = self._members.instances.get(update.key)
+        if record:
+            self._stewards.came(record)
+        if before and (record is None or record.model != before.model):
+            self._stewards.went(before)
+            self._ownership.settle(before.model)
+        if record:
+            self._ownership.settle(record.model)
 
     def _on_report(self, incoming: Incoming) -> None:
         report = incoming.message
         if not isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
             return
-        for host in self._hosts.values():
+        place = self._members.place(report.instance_id)
+        if host := self._ownership.hosts.get(place or report.macro_id):
             host.on_report(report)
-        if self._hosts and report.instance_id not in self._records:
-            self._on_stranger(report)
-        else:
-            self._strangers.pop(report.instance_id, None)
+        holder = self._ownership.hosts.get(report.macro_id)
+        if holder and place and place != report.macro_id and self._members.owned(place):
+            holder.hand_over(report.instance_id, place)
+        if isinstance(report, m.StepReport):
+            self._stewards.reported(report)
+        self._look_for_strangers(report)
 
-    def _on_stranger(self, report: m.Report) -> None:
-        """It reports but has no record: an owner before us dropped it, and nobody told it."""
+    def _look_for_strangers(self, report: m.Report) -> None:
+        """Who reports but is nobody's would run unseen for ever: it is told to begin anew.
+
+        It may have no record, for an owner before us dropped it and nobody told it; or what it
+        obeys was merged away when there was no owner to hand it over.
+        """
+        known = report.instance_id in self._members.instances
+        obeyed = not report.macro_id or report.macro_id in self._members.macros
+        if not self._ownership.hosts or (known and obeyed):
+            self._strangers.pop(report.instance_id, None)
+            return
         now_s = time.monotonic()
         since_s = self._strangers.setdefault(report.instance_id, now_s)
         if now_s - since_s > STRANGER_S:
             self._strangers[report.instance_id] = now_s
-            subject = subjects.command(report.instance_id)
-            self._outbox.send(subject, m.Rejoin(epoch=report.epoch))
+            order = m.Rejoin(epoch=report.epoch, macro_id=report.macro_id)
+            self._outbox.send(subjects.command(report.instance_id), order)
 
     def _on_status(self, incoming: Incoming) -> None:
         if not isinstance(incoming.message, m.StatusRequest) or incoming.respond is None:
             return
         respond = incoming.respond
-        for macro_id, host in self._hosts.items():
-            reply = host.status(self._models[macro_id], self._id)
+        for macro_id, host in self._ownership.hosts.items():
+            reply = host.status(self._ownership.model_of(macro_id), self._id)
             self._outbox.call("status", lambda reply=reply: respond(reply))  # type: ignore[misc]
 
-    # Ownership
-
-    def _compete(self, model: str) -> None:
-        macro_id = subjects.macro_id_of(model)
-        if macro_id in self._leases:
-            return
-        self._models[macro_id] = model
-        lease = Lease(
-            self._macros,
-            macro_id,
-            self._id,
-            self._lease_s,
-            lambda: self._describe(macro_id),
-            lambda epoch: self._spawn(self._acquired(macro_id, epoch)),
-            lambda: self._spawn(self._lost(macro_id)),
-        )
-        self._leases[macro_id] = lease
-        self._competing.append(self._start(lease.run()))
-
-    def _describe(self, macro_id: str) -> m.MacroRecord:
-        host = self._hosts.get(macro_id)
-        members = host.members.values() if host else ()
-        records = [member.record for member in members if member.joined]
-        return m.MacroRecord(
-            macro_id=macro_id,
-            model=self._models[macro_id],
-            owner_id="",
-            epoch=0,
-            beat=0,
-            max_model_len=max((record.max_model_len for record in records), default=0),
-            instance_ids=tuple(record.instance_id for record in records),
-        )
-
-    async def _acquired(self, macro_id: str, epoch: int) -> None:
-        host = MacroHost(
-            macro_id,
-            epoch,
-            self._make_policy(),
-            self._outbox,
-            self._metrics,
-            lambda instance_id: self._spawn(self._delete_record(instance_id)),
-            self._leases[macro_id].touch,
-            self._journals.start(macro_id, epoch) if self._journals else None,
-        )
-        self._hosts[macro_id] = host
-        for record in self._records.values():
-            if subjects.macro_id_of(record.model) == macro_id:
-                host.add(record)
-        submits = await self._bus.subscribe(subjects.submit(macro_id), host.on_submit)
-        if self._hosts.get(macro_id) is host:
-            self._submits[macro_id] = submits
-        else:  # the lease was lost meanwhile
-            await submits.close()
-
-    async def _lost(self, macro_id: str) -> None:
-        if host := self._hosts.pop(macro_id, None):
-            host.close()
-        if submits := self._submits.pop(macro_id, None):
-            await submits.close()
-
-    async def _delete_record(self, instance_id: str) -> None:
-        """A dropped instance leaves the bucket, so that gateways end what they had on it."""
-        try:
-            await self._instances.delete(instance_id)
-        except PeerError as error:
-            logs.warning(log, "drop_failed", instance=instance_id, error=str(error))
-
-    async def _watch_silence(self) -> None:
+    async def _watch_time(self) -> None:
         while True:
-            await asyncio.sleep(SILENCE_CHECK_S)
+            await asyncio.sleep(CHECK_S)
             if self._bus.connected:  # else the silence is ours
-                for host in self._hosts.values():
+                for host in self._ownership.hosts.values():
                     host.drop_silent(self._instance_timeout_s)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        self._start(work)
-
-    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        with contextlib.suppress(asyncio.CancelledError):
-            if error := task.exception():
-                log.error("task_died", exc_info=error)
+                self._stewards.tick(time.monotonic())

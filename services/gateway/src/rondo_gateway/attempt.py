@@ -12,11 +12,18 @@ from dataclasses import dataclass
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus
-from rondo.errors import BusUnavailable, CapacityError, NoResponder, RequestTimeout
-from rondo.types import FinishReason, Sampling, Slo
+from rondo.errors import (
+    BusUnavailable,
+    CapacityError,
+    DecodeError,
+    NoResponder,
+    RequestTimeout,
+)
+from rondo.types import FinishReason, RequestInfo, Sampling, Slo
 from rondo.wire.codec import pack_tokens
-from rondo.wire.messages import Admitted, Cancel, Rejected, Run, Submit
+from rondo.wire.messages import MOVED, Admitted, Cancel, Rejected, Run, Submit
 from rondo_gateway.answers import Answers
+from rondo_gateway.directory import Directory
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
 from rondo_gateway.settings import GatewaySettings
@@ -25,6 +32,10 @@ from rondo_gateway.settings import GatewaySettings
 RESUBMIT_S = 2.0
 #: Pause before the next try while no coordinator is there.
 NO_COORDINATOR_PAUSE_S = 0.1
+#: Pause before asking again when the macro-instance has another owner now.
+MOVED_PAUSE_S = 0.01
+#: Pause before the next try when the answer was no message of ours.
+DAMAGED_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,7 @@ class Links:
     bus: Bus
     gateway_id: str
     answers: Answers
+    directory: Directory
     lengths: OutputLengths
     metrics: GatewayMetrics
     settings: GatewaySettings
@@ -66,7 +78,7 @@ class Attempt:
         # A later try has no time to make good: it counts from now.
         self._arrival_s = prompt.arrival_s if number == 1 else time.monotonic()
         self._answer = links.answers.open(self.request_id)
-        self._submitted = False
+        self._macro_id = ""  # where it was submitted to
         predicted = links.lengths.predict(prompt.model, prompt.max_tokens, exact=prompt.ignore_eos)
         self._predicted = max(1, predicted - len(self._done))
 
@@ -108,46 +120,71 @@ class Attempt:
         """Stops listening; if the answer is not complete, everybody is told to stop."""
         links = self._links
         links.answers.close(self._answer)
-        if self._answer.finish is None and self._submitted:
+        if self._answer.finish is None and self._macro_id:
             cancel = Cancel(request_id=self.request_id)
-            macro_id = subjects.macro_id_of(self._prompt.model)
-            links.answers.send(subjects.submit(macro_id), cancel)
+            links.answers.send(subjects.submit(self._macro_id), cancel)
             if self._answer.instance_id:
                 links.answers.send(subjects.run(self._answer.instance_id), cancel)
 
     async def _admission(self) -> Admitted:
         prompt, settings = self._prompt, self._links.settings
-        subject = subjects.submit(subjects.macro_id_of(prompt.model))
         heard_s = time.monotonic()
+        self._choose()
         while True:
+            subject = subjects.submit(self._macro_id)
             try:
-                self._submitted = True
                 reply = await self._links.bus.request(subject, self._submit(), RESUBMIT_S)
             except RequestTimeout:
                 heard_s = time.monotonic()
+            except DecodeError:  # damaged on its way; asked again, the answer is the same
+                heard_s = time.monotonic()
+                await asyncio.sleep(DAMAGED_PAUSE_S)
             except (NoResponder, BusUnavailable):
                 await asyncio.sleep(NO_COORDINATOR_PAUSE_S)
                 if time.monotonic() - heard_s > settings.no_coordinator_timeout_s:
                     detail = f"No coordinator serves the model '{prompt.model}' now."
                     raise CapacityError("no_instances", detail, 1.0) from None
+                if not self._links.directory.owned(self._macro_id):
+                    self._choose()
             else:
                 if isinstance(reply, Admitted):
                     return reply
                 if isinstance(reply, Rejected):
-                    raise CapacityError(reply.reason, reply.detail, reply.retry_after_s)
+                    if reply.reason != MOVED:
+                        raise CapacityError(reply.reason, reply.detail, reply.retry_after_s)
+                    await asyncio.sleep(MOVED_PAUSE_S)
+                    self._choose()
             if time.monotonic() - self._arrival_s > settings.admission_timeout_s:
                 raise CapacityError("overloaded", "The request was not admitted in time.", 1.0)
 
-    def _submit(self) -> Submit:
+    def _choose(self) -> None:
+        """Picks a macro-instance to submit to; another one before it is told to forget us."""
+        links, before = self._links, self._macro_id
+        self._macro_id = links.directory.choose(self._prompt.model, self._info())
+        if before and before != self._macro_id:
+            links.answers.send(subjects.submit(before), Cancel(request_id=self.request_id))
+
+    def _info(self) -> RequestInfo:
         prompt = self._prompt
-        return Submit(
+        return RequestInfo(
             request_id=self.request_id,
-            gateway_id=self._links.gateway_id,
             prompt_tokens=len(prompt.tokens) + len(self._done),
             max_tokens=prompt.max_tokens - len(self._done),
             predicted_tokens=self._predicted,
             slo=prompt.slo,
-            age_s=time.monotonic() - self._arrival_s,
+            arrival_s=self._arrival_s,
+        )
+
+    def _submit(self) -> Submit:
+        info = self._info()
+        return Submit(
+            request_id=info.request_id,
+            gateway_id=self._links.gateway_id,
+            prompt_tokens=info.prompt_tokens,
+            max_tokens=info.max_tokens,
+            predicted_tokens=info.predicted_tokens,
+            slo=info.slo,
+            age_s=time.monotonic() - info.arrival_s,
         )
 
     def _run(self) -> Run:

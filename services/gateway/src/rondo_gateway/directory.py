@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, KeyUpdate
+from rondo.policy.overall import MacroSummary, OverallScheduler
+from rondo.types import RequestInfo
 from rondo.wire.messages import InstanceRecord, MacroRecord
 
 
@@ -19,6 +22,7 @@ class Directory:
     def __init__(self, on_instance: Callable[[str, str | None], None]) -> None:
         self._on_instance = on_instance
         self._macros: dict[str, MacroRecord] = {}
+        self._overall = OverallScheduler()
         self._incarnations: dict[str, str] = {}
 
     async def start(self, bus: Bus) -> None:
@@ -28,20 +32,55 @@ class Directory:
         instances = await bus.key_value(subjects.INSTANCES_BUCKET)
         await instances.watch(self._instance_changed)
 
-    def macro(self, model: str) -> MacroRecord | None:
-        """The macro-instance that serves a model, when its coordinator has said so."""
-        return self._macros.get(subjects.macro_id_of(model))
+    def macros(self, model: str) -> list[MacroRecord]:
+        """The macro-instances that serve a model now: they have an owner and instances."""
+        return [
+            macro
+            for macro in self._macros.values()
+            if macro.model == model and macro.owner_id and macro.instance_ids
+        ]
 
     def servable(self, model: str) -> bool:
-        """Whether the model has an owner and at least one instance."""
-        macro = self.macro(model)
-        return macro is not None and bool(macro.owner_id) and bool(macro.instance_ids)
+        """Whether there is one."""
+        return bool(self.macros(model))
+
+    def max_model_len(self, model: str) -> int:
+        """What the largest instance of a model can hold, in tokens; 0 when there is none."""
+        return max((macro.max_model_len for macro in self.macros(model)), default=0)
+
+    def choose(self, model: str, request: RequestInfo) -> str:
+        """The macro-instance to ask; the model's first when none could take the request.
+
+        Its owner then says why not, or lets it wait.
+        """
+        chosen = self._overall.choose(model, request, time.monotonic())
+        return chosen or subjects.macro_id_of(model)
+
+    def owned(self, macro_id: str) -> bool:
+        """Whether somebody would answer for it."""
+        macro = self._macros.get(macro_id)
+        return macro is not None and bool(macro.owner_id)
 
     def _macro_changed(self, update: KeyUpdate) -> None:
-        if isinstance(update.value, MacroRecord):
-            self._macros[update.key] = update.value
-        else:
+        macro = update.value
+        if not isinstance(macro, MacroRecord):
             self._macros.pop(update.key, None)
+            self._overall.remove(update.key)
+            return
+        self._macros[update.key] = macro
+        if not macro.owner_id or not macro.instance_ids:
+            self._overall.remove(update.key)
+            return
+        summary = MacroSummary(
+            model=macro.model,
+            num_instances=len(macro.instance_ids),
+            num_pending=macro.load.num_pending,
+            num_running=macro.load.num_running,
+            max_model_len=macro.max_model_len,
+            free_blocks=macro.load.free_blocks,
+            block_size=macro.load.block_size,
+        )
+        self._overall.update(update.key, summary, time.monotonic())
 
     def _instance_changed(self, update: KeyUpdate) -> None:
         record = update.value

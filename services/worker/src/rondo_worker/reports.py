@@ -28,13 +28,25 @@ class Reporter:
         self._timer: asyncio.TimerHandle | None = None
         self._last: Progress | None = None
         self.incarnation = ""
-        self.epoch = 0
+        self.macro_id, self.epoch = "", 0  # whom the instance obeys
         self._sequencer = Sequencer()
 
     def restart(self, incarnation: str) -> None:
-        """Starts the numbers of a new incarnation."""
+        """Starts the numbers of a new incarnation, which obeys nobody yet."""
         self.incarnation, self._sequencer = incarnation, Sequencer()
+        self.macro_id, self.epoch = "", 0
         self._held = None
+
+    def obeys(self, macro_id: str, epoch: int) -> bool:
+        """Whether a command counts: it is of the macro-instance's present owner, or the first."""
+        if self.macro_id not in ("", macro_id) or epoch < self.epoch:
+            return False
+        self.macro_id, self.epoch = macro_id, epoch
+        return True
+
+    def obey(self, macro_id: str) -> None:
+        """From now on another macro-instance's commands count, whatever their epoch."""
+        self.macro_id, self.epoch = macro_id, 0
 
     @property
     def last(self) -> Progress | None:
@@ -67,6 +79,7 @@ class Reporter:
                     instance_id=self._instance_id,
                     incarnation=self.incarnation,
                     epoch=self.epoch,
+                    macro_id=self.macro_id,
                     seq=self._sequencer.next(),
                     progress=progress,
                 )
@@ -83,6 +96,7 @@ class Reporter:
                 instance_id=self._instance_id,
                 incarnation=self.incarnation,
                 epoch=self.epoch,
+                macro_id=self.macro_id,
                 seq=self._sequencer.next(),
                 turn=event.turn,
                 waited_s=event.waited_s,
@@ -91,6 +105,7 @@ class Reporter:
             instance_id=self._instance_id,
             incarnation=self.incarnation,
             epoch=self.epoch,
+            macro_id=self.macro_id,
             seq=self._sequencer.next(),
             turn=event.turn,
             duration_s=event.duration_s,

@@ -18,16 +18,17 @@ import msgspec
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
 from rondo.bus.tasks import end_task
-from rondo.errors import DecodeError, EngineError
+from rondo.errors import EngineError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import Job
-from rondo.prefix import block_names
+from rondo.policy.turns import TurnEnd
 from rondo.service import logs
 from rondo.service.outbox import Outbox
 from rondo.types import Finished, FinishReason, Phase
 from rondo.wire import messages as m
-from rondo.wire.codec import unpack_tokens
 from rondo_worker.engines.base import Engine, EngineRequest
+from rondo_worker.hand_back import HandBack
+from rondo_worker.intake import Intake
 from rondo_worker.loop import EngineLoop, StepRecord
 from rondo_worker.membership import Registration
 from rondo_worker.metrics import WorkerMetrics
@@ -37,6 +38,12 @@ from rondo_worker.streams import TokenStreams
 log = logging.getLogger("rondo.worker")
 
 HEARTBEAT_S = 1.0
+#: A prompt that is not granted within this time is handed back: whoever admitted it has forgotten.
+GRANT_WAIT_S = 60.0
+#: From the word that it leaves until it hands requests back; sooner, they would be sent here again.
+ANNOUNCED_S = 0.1
+#: An instance with nothing left to do stays this long: prompts may be on their way to it.
+LINGER_S = 0.3
 
 T = TypeVar("T")
 
@@ -47,6 +54,7 @@ class WorkerService:
     Args:
         on_death: called when the engine is beyond repair.
         share_prefixes: prompts that begin with the same blocks of tokens share their KV.
+        step_timeout_s: an engine whose step takes longer hangs, and is beyond repair; 0: no limit.
     """
 
     def __init__(
@@ -59,11 +67,11 @@ class WorkerService:
         on_death: Callable[[Exception], None],
         *,
         share_prefixes: bool = True,
+        step_timeout_s: float = 0.0,
     ) -> None:
         self._bus = bus
         self._instance_id = record.instance_id
-        self._max_model_len = record.max_model_len
-        self._share_block_size = record.block_size if share_prefixes else None
+        self._intake = Intake(record.max_model_len, record.block_size if share_prefixes else None)
         self._metrics = metrics
         self._outbox = Outbox(bus)
         self._streams = TokenStreams(record.instance_id, self._outbox.send)
@@ -76,6 +84,10 @@ class WorkerService:
             lambda record: self._post(self._on_record, record),
             lambda error: self._post(on_death, error),
         )
+        self._hand_back = HandBack(self._loop, self._streams, self._post, self._on_record)
+        self._leaving = False
+        self._on_death = on_death
+        self._step_timeout_s = step_timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,11 +107,20 @@ class WorkerService:
         self._spawn(self._heartbeat())
 
     async def stop(self, drain_timeout_s: float) -> None:
-        """Takes nothing new, lets what runs finish in time, leaves, stops the loop."""
+        """Takes nothing new, lets what runs finish in time, leaves, stops the loop.
+
+        What has not begun is handed back at once, what does not finish in time then.
+        """
         await self._registration.drain()
+        if not self._streams.idle.is_set():
+            await asyncio.sleep(ANNOUNCED_S)
+        self._leaving = True
+        self._hand_back.queued()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 await self._streams.idle.wait()
+                await asyncio.sleep(LINGER_S)
+        self._hand_back.everything()
         await end_task(*self._tasks)
         await self._registration.remove()
         self._reporter.close()
@@ -119,6 +140,10 @@ class WorkerService:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            if 0 < self._step_timeout_s < self._loop.step_age_s():
+                self._on_death(EngineError(f"a step takes over {self._step_timeout_s:g} s"))
+                return  # silence is true now
+            self._hand_back.ungranted(GRANT_WAIT_S)
             self._report_full()
 
     def _report_full(self) -> None:
@@ -154,14 +179,19 @@ class WorkerService:
         message = incoming.message
         if not isinstance(
             message,
-            m.TurnToken | m.TurnExtend | m.TurnRevoke | m.CancelRun | m.SendFullReport | m.Rejoin,
+            m.TurnToken
+            | m.TurnExtend
+            | m.TurnRevoke
+            | m.CancelRun
+            | m.SendFullReport
+            | m.Rejoin
+            | m.HandOver,
         ):
             self._unexpected(incoming, message)
             return
-        if message.epoch < self._reporter.epoch:
+        if not self._reporter.obeys(message.macro_id, message.epoch):
             self._metrics.stale_commands.inc()
             return
-        self._reporter.epoch = message.epoch
         match message:
             case m.TurnToken() | m.TurnExtend():
                 self._grant(message)
@@ -173,6 +203,10 @@ class WorkerService:
                 self._report_full()
             case m.Rejoin():
                 self._rejoin()
+            case m.HandOver(target_id=target_id):
+                logs.info(log, "handed_over", source=message.macro_id, target=target_id)
+                self._reporter.obey(target_id)
+                self._report_full()
 
     def _grant(self, token: m.TurnToken | m.TurnExtend) -> None:
         def grant(scheduler: InstanceScheduler, _: Engine) -> None:
@@ -182,55 +216,36 @@ class WorkerService:
         self._loop.post(grant)
 
     def _accept(self, run: m.Run) -> None:
+        if self._leaving:
+            self._streams.elsewhere(run.request_id, run.gateway_id)
+            return
         if not self._streams.open(run.request_id, run.gateway_id):
             return
         try:
-            prompt = tuple(unpack_tokens(run.prompt))
-        except DecodeError as error:
-            self._streams.refuse(run.request_id, str(error))
+            job, request = self._intake.read(run)
+        except EngineError as error:
+            self._streams.fail(error)
             return
-        room = self._max_model_len - len(prompt)
-        if room < 1 or run.max_tokens < 1:
-            self._streams.refuse(run.request_id, "the prompt leaves no room for an answer")
-            return
-        max_tokens = min(run.max_tokens, room)
-        job = Job(
-            request_id=run.request_id,
-            prompt_tokens=len(prompt),
-            max_tokens=max_tokens,
-            predicted_tokens=run.predicted_tokens,
-            slo=run.slo,
-            arrival_s=time.monotonic() - run.age_s,
-            ignore_eos=run.ignore_eos,
-            block_names=block_names(prompt, size) if (size := self._share_block_size) else (),
-        )
-        request = EngineRequest(
-            request_id=run.request_id,
-            prompt=prompt,
-            max_tokens=max_tokens,
-            sampling=run.sampling,
-            ignore_eos=run.ignore_eos,
-            num_resumed=run.num_resumed,
-        )
-        self._loop.post(lambda s, engine: self._add(s, engine, job, request))
+        if not self._loop.post(lambda s, engine: self._add(s, engine, job, request)):
+            self._streams.hand_back(run.request_id)
 
     def _add(
         self, scheduler: InstanceScheduler, engine: Engine, job: Job, request: EngineRequest
     ) -> None:
         """On the loop's thread."""
+        error: EngineError | None = None
         try:
             engine.add(request)
-            problem = scheduler.add(job)
-        except EngineError as error:
-            problem = error.problem
-        if problem:
+            if problem := scheduler.add(job):
+                error = EngineError(problem)
+        except EngineError as refusal:
+            error = refusal
+        if error:
+            error.request_ids = (job.request_id,)
             engine.remove(job.request_id)
             scheduler.cancel(job.request_id)
             ended = (Finished(job.request_id, FinishReason.ERROR, 0),)
-            record = StepRecord(
-                self._loop.progress(finished=ended),
-                error=EngineError(problem, (job.request_id,)),
-            )
+            record = StepRecord(self._loop.progress(finished=ended), error=error)
             self._post(self._on_record, record)
 
     def _cancel(self, request_id: str) -> None:
@@ -264,11 +279,14 @@ class WorkerService:
     def _on_record(self, record: StepRecord) -> None:
         """On the event loop, after each step."""
         if record.outcome:
-            self._streams.step(record.outcome.tokens)
+            self._streams.prefilled(record.prefilled, record.duration_s)
+            self._streams.step(record.outcome.tokens, record.logprobs)
         if record.error:
             self._streams.fail(record.error)
         self._reporter.step(record.progress, record.turn_events)
         self._metrics.observe(record)
+        if self._leaving and any(isinstance(e, TurnEnd) and e.leftover for e in record.turn_events):
+            self._hand_back.queued()  # nobody will grant it again
 
     def _post(self, callback: Callable[[T], None], value: T) -> None:
         """Calls back on the event loop, from the engine's thread."""

@@ -7,6 +7,7 @@ import re
 PREFIX = "rondo.v1"
 INSTANCES_BUCKET = "rondo_instances"
 MACROS_BUCKET = "rondo_macros"
+SCALING_BUCKET = "rondo_scaling"
 STATUS = f"{PREFIX}.status"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -24,8 +25,13 @@ def check_id(value: str) -> str:
 
 
 def macro_id_of(model: str) -> str:
-    """The macro-instance that serves a model: its name with other characters replaced."""
+    """A model's first macro-instance: its name with other characters replaced."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", model)[:64] or "model"
+
+
+def further_macro_id(first_id: str, number: int) -> str:
+    """The id of a model's `number`-th further macro-instance."""
+    return check_id(f"{first_id[:56]}__{number}")
 
 
 def submit(macro_id: str) -> str:

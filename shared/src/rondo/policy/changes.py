@@ -13,6 +13,7 @@ class Begun:
 
     request_id: str
     ttft_s: float
+    ttft_limit_s: float
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from rondo.perf.correction import CorrectedModel
+from rondo.policy.load_count import LoadCount
 from rondo.types import Batching, LatencyModel, Progress, RequestInfo
 
 
@@ -193,6 +194,15 @@ class MacroScheduler(Protocol):
     @property
     def latencies(self) -> Mapping[str, CorrectedModel]:
         """Predicts the steps of each instance, as corrected so far."""
+        ...
+
+    @property
+    def load(self) -> LoadCount:
+        """What it saw of its load."""
+        ...
+
+    def mean_saved_tpot_s(self, at_s: float) -> float | None:
+        """Mean saved TPOT of all that decodes; None when nothing does."""
         ...
 
     def check_invariants(self) -> None:

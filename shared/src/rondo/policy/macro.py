@@ -16,6 +16,7 @@ from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
+from rondo.policy.load_count import LoadCount, mean_saved_tpot_s
 from rondo.policy.pending import PendingQueue
 from rondo.policy.view import InstanceView
 from rondo.types import Batching, RequestInfo
@@ -38,6 +39,7 @@ class MacroState(ABC):
         self.queue = queue
         self.views: dict[str, InstanceView] = {}
         self.pending = PendingQueue()
+        self.load = LoadCount()
         self.placed: dict[str, events.Admit] = {}
         self._kinds: list[InstanceView] = []  # one of each latency model
         self._next_rank = 0
@@ -82,6 +84,11 @@ class MacroState(ABC):
         """Predicts the steps of each instance, as corrected so far."""
         return {instance_id: view.latency for instance_id, view in self.views.items()}
 
+    def mean_saved_tpot_s(self, at_s: float) -> float | None:
+        """Mean saved TPOT of all that decodes; None when nothing does."""
+        tables = ((view.running.slack, view.decode_steps) for view in self.views.values())
+        return mean_saved_tpot_s(tables, at_s)
+
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
         self._effects, self._reasons = [], []
@@ -124,6 +131,7 @@ class MacroState(ABC):
     ) -> None:
         """Takes a request out of the queue and refuses it."""
         self.pending.pop(request.request_id)
+        self.load.num_refused += reason in ("overloaded", "queue_full")
         self.effect(
             events.Reject(
                 request_id=request.request_id,
@@ -235,6 +243,7 @@ class MacroState(ABC):
         """Compares predictions with what became of them, and lets the policy act."""
         instance_id = view.info.instance_id
         for begun in changes.begun:
+            self.load.began(begun)
             if admitted := self.placed.get(begun.request_id):
                 self.effect(
                     events.Observed(

@@ -15,12 +15,14 @@ macro-instance below `n_lower`, which then merges or is lent instances by the la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import TypeAlias
 
 import msgspec
 
 from rondo.errors import ConfigError, InvariantError
+from rondo.types import Group
 
 
 class MitosisSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +87,31 @@ ScalingEffect: TypeAlias = Move | Create | Remove | Join | Drain
 
 
 class Mitosis:
-    """Who belongs to which macro-instance. Pure: each call returns the effects, in order."""
+    """Who belongs to which macro-instance. Pure: each call returns the effects, in order.
 
-    def __init__(self, settings: MitosisSettings | None = None) -> None:
+    Args:
+        names: ids of macro-instances to come, of which those in use are passed over.
+    """
+
+    def __init__(
+        self, settings: MitosisSettings | None = None, names: Iterable[str] | None = None
+    ) -> None:
         self.settings = settings or MitosisSettings()
+        self._names = iter(names or (f"m{number}" for number in count()))
         self._macros: dict[str, list[str]] = {}  # the oldest macro-instance first
         self._draining: dict[str, str] = {}  # instance: macro-instance it drains from
-        self._next = 0
+
+    def restore(self, groups: Iterable[Group]) -> list[ScalingEffect]:
+        """Takes over what was decided before; what is out of bounds by now splits or merges."""
+        for group in groups:
+            self._macros[group.macro_id] = list(group.instance_ids)
+            self._draining |= dict.fromkeys(group.draining, group.macro_id)
+        effects: list[ScalingEffect] = []
+        for macro_id in list(self._macros):
+            while len(self._macros[macro_id]) > self.settings.n_upper:
+                self._split(macro_id, effects)
+        self._settle(effects)
+        return effects
 
     # Looking in
 
@@ -245,8 +265,7 @@ class Mitosis:
         effects.append(Remove(macro_id=source_id, heir_id=target_id))
 
     def _create(self, effects: list[ScalingEffect]) -> str:
-        macro_id = f"m{self._next}"
-        self._next += 1
+        macro_id = next(name for name in self._names if name not in self._macros)
         self._macros[macro_id] = []
         effects.append(Create(macro_id=macro_id))
         return macro_id

@@ -17,12 +17,13 @@ def progress_of(
     finished: tuple[Finished, ...] = (),
     steps: tuple[StepStat, ...] = (),
     full: bool = False,
+    peak_bytes: int = 0,
 ) -> Progress:
     """What worker and simulator report.
 
     Args:
         outcome: of the last of `steps`. finished: requests that ended otherwise than by a step.
-        full: list all members, with their ages at `at_s`.
+        full: list all members, with their ages at `at_s`. peak_bytes: see `Progress`.
     """
     return Progress(
         phase=scheduler.phase,
@@ -37,4 +38,5 @@ def progress_of(
         finished=(*finished, *outcome.finished),
         steps=steps,
         members=scheduler.members(at_s) if full else None,
+        peak_bytes=peak_bytes,
     )

@@ -231,7 +231,8 @@ class InstanceView:
     def _begin(self, request_id: str, base_step: int, start_s: float, changes: Changes) -> None:
         live = self.fresh.pop(request_id, None)
         if live:
-            changes.begun.append(Begun(request_id, start_s - live.info.arrival_s))
+            info = live.info
+            changes.begun.append(Begun(request_id, start_s - info.arrival_s, info.slo.ttft_s))
             live.decode_start_s = start_s
         else:  # the end of the turn told it already; the report has the step
             live = self.running.get(request_id)

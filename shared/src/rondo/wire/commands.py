@@ -1,4 +1,8 @@
-"""Coordinator to worker: commands. A worker ignores those of an older epoch."""
+"""Coordinator to worker: commands.
+
+A worker obeys one macro-instance at a time, the first that commands it, until it is handed over; of
+that one it ignores commands of an older epoch.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +12,57 @@ from rondo.types import Batching
 from rondo.wire.base import Wire
 
 
-class TurnToken(Wire, frozen=True, kw_only=True):
+class Order(Wire, frozen=True, kw_only=True):
+    """Base of all commands: which macro-instance's owner gives it, and under which epoch."""
+
+    epoch: int
+    macro_id: str = ""
+
+
+class TurnToken(Order, frozen=True, kw_only=True):
     """Grants a prefill turn: the requests admitted to it and the time it may take."""
 
-    epoch: int
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
     batching: Batching = Batching()
 
 
-class TurnExtend(Wire, frozen=True, kw_only=True):
+class TurnExtend(Order, frozen=True, kw_only=True):
     """Adds requests to the turn that the instance holds; `budget_s` is the new total."""
 
-    epoch: int
     turn: int
     request_ids: tuple[str, ...]
     budget_s: float
     batching: Batching = Batching()
 
 
-class TurnRevoke(Wire, frozen=True, kw_only=True):
+class TurnRevoke(Order, frozen=True, kw_only=True):
     """Takes the token back: no further requests will join this turn."""
 
-    epoch: int
     turn: int
 
 
-class CancelRun(Wire, frozen=True, kw_only=True):
+class CancelRun(Order, frozen=True, kw_only=True):
     """The coordinator's word that an admitted request was withdrawn by its gateway."""
 
-    epoch: int
     request_id: str
 
 
-class SendFullReport(Wire, frozen=True, kw_only=True):
+class SendFullReport(Order, frozen=True, kw_only=True):
     """Asks for a StepReport with `members`: after a gap, or from a new owner."""
 
-    epoch: int
 
-
-class Rejoin(Wire, frozen=True, kw_only=True):
+class Rejoin(Order, frozen=True, kw_only=True):
     """The instance was dropped for silence: abort everything and register anew."""
 
-    epoch: int
+
+class HandOver(Order, frozen=True, kw_only=True):
+    """The instance belongs to another macro-instance from now on, with all it runs."""
+
+    target_id: str
 
 
-Command: TypeAlias = TurnToken | TurnExtend | TurnRevoke | CancelRun | SendFullReport | Rejoin
+Command: TypeAlias = (
+    TurnToken | TurnExtend | TurnRevoke | CancelRun | SendFullReport | Rejoin | HandOver
+)

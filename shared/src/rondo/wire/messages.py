@@ -8,17 +8,20 @@ from rondo.wire.base import Wire
 from rondo.wire.commands import (
     CancelRun,
     Command,
+    HandOver,
     Rejoin,
     SendFullReport,
     TurnExtend,
     TurnRevoke,
     TurnToken,
 )
-from rondo.wire.records import InstanceRecord, MacroRecord
+from rondo.wire.records import InstanceRecord, MacroRecord, ScalingRecord
 from rondo.wire.reports import Report, StepReport, TurnBegan, TurnEnded
 from rondo.wire.requests import (
+    MOVED,
     Admitted,
     Cancel,
+    FirstToken,
     Rejected,
     Resync,
     Run,
@@ -29,12 +32,15 @@ from rondo.wire.requests import (
 from rondo.wire.status import Event, Fields, InstanceStatus, StatusReply, StatusRequest
 
 __all__ = [
+    "MOVED",
     "Admitted",
     "Cancel",
     "CancelRun",
     "Command",
     "Event",
     "Fields",
+    "FirstToken",
+    "HandOver",
     "InstanceRecord",
     "InstanceStatus",
     "MacroRecord",
@@ -44,6 +50,7 @@ __all__ = [
     "Report",
     "Resync",
     "Run",
+    "ScalingRecord",
     "SendFullReport",
     "StatusReply",
     "StatusRequest",
@@ -73,11 +80,13 @@ Message: TypeAlias = (
     | CancelRun
     | SendFullReport
     | Rejoin
+    | HandOver
     | StepReport
     | TurnBegan
     | TurnEnded
     | InstanceRecord
     | MacroRecord
+    | ScalingRecord
     | Event
     | StatusRequest
     | StatusReply

@@ -8,34 +8,33 @@ from rondo.types import Progress
 from rondo.wire.base import Wire
 
 
-class StepReport(Wire, frozen=True, kw_only=True):
-    """Progress of an instance, coalesced over steps, sent at once when something changed phase."""
+class FromInstance(Wire, frozen=True, kw_only=True):
+    """Base of all reports: who speaks, and which macro-instance's epoch it obeys ("": nobody's
+    yet)."""
 
     instance_id: str
     incarnation: str
     epoch: int
     seq: int
+    macro_id: str = ""
+
+
+class StepReport(FromInstance, frozen=True, kw_only=True):
+    """Progress of an instance, coalesced over steps, sent at once when something changed phase."""
+
     progress: Progress
 
 
-class TurnBegan(Wire, frozen=True, kw_only=True):
+class TurnBegan(FromInstance, frozen=True, kw_only=True):
     """The first prefill step of a turn starts; `waited_s` is since its token arrived."""
 
-    instance_id: str
-    incarnation: str
-    epoch: int
-    seq: int
     turn: int
     waited_s: float
 
 
-class TurnEnded(Wire, frozen=True, kw_only=True):
+class TurnEnded(FromInstance, frozen=True, kw_only=True):
     """Decode has resumed. `leftover` were granted but not prefilled (the budget ran out)."""
 
-    instance_id: str
-    incarnation: str
-    epoch: int
-    seq: int
     turn: int
     duration_s: float
     num_prefilled: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rondo.logprobs import Logprobs
 from rondo.types import FinishReason, Sampling, Slo
 from rondo.wire.base import Wire
 
@@ -32,6 +33,10 @@ class Admitted(Wire, frozen=True, kw_only=True):
     predicted_ttft_s: float
     predicted_tpot_s: float
     reasons: tuple[str, ...] = ()
+
+
+#: Reason of a `Rejected` that refuses nothing: ask again at once, and look whom to ask.
+MOVED = "moved"
 
 
 class Rejected(Wire, frozen=True, kw_only=True):
@@ -73,14 +78,31 @@ class Resync(Wire, frozen=True, kw_only=True):
     from_index: int
 
 
+class FirstToken(msgspec.Struct, frozen=True, array_like=True):
+    """What the worker did before a request's first token: `waited_s` from the prompt's arrival to
+    its first prefill step, `prefill_s` in steps with parts of it; and the prompt's own logprobs,
+    of every token but the first."""
+
+    waited_s: float
+    prefill_s: float
+    prompt: Logprobs | None = None
+
+
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
-    """New tokens of one request; `index` is the position of the first in its answer."""
+    """New tokens of one request; `index` is the position of the first in its answer.
+
+    `logprobs` has a row for each token, if asked for; `first` comes with the token of index 0.
+    `refused` names the parameter that this engine lacks, when that is the error.
+    """
 
     request_id: str
     index: int
     tokens: tuple[int, ...]
     finish: FinishReason | None = None
     error: str | None = None
+    logprobs: Logprobs | None = None
+    first: FirstToken | None = None
+    refused: str | None = None
 
 
 class TokenFrame(Wire, frozen=True, kw_only=True):

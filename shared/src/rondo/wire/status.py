@@ -26,7 +26,10 @@ class StatusRequest(Wire, frozen=True, kw_only=True):
 
 
 class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance in a StatusReply; ages are since the coordinator heard last."""
+    """One instance in a StatusReply; ages are since the coordinator heard last.
+
+    Memory: of weights and KV pool, and the most that the engine has held so far; 0 if unknown.
+    """
 
     instance_id: str
     engine: str
@@ -36,6 +39,9 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting: int
     kv: KvOccupancy | None
     report_age_s: float
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+    peak_bytes: int = 0
 
 
 class StatusReply(Wire, frozen=True, kw_only=True):

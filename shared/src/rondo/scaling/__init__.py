@@ -1,0 +1,1 @@
+"""Turns orders of coordinators into instances that run."""
