@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
     up.add_argument("--engine", choices=["torch", "vllm", "emulated"], default="torch")
     up.add_argument("--workers", type=_count, default=2, metavar="N")
+    up.add_argument(
+        "--scale",
+        type=_bounds,
+        metavar="MIN:MAX",
+        help="let the number of workers follow the load within these bounds",
+    )
     up.add_argument("--model", metavar="PATH", help="Hugging Face folder (default: rondo-tiny)")
     up.add_argument("--model-name", metavar="NAME", help="name clients use (default: the folder's)")
     up.add_argument("--port", type=_port, default=8000, metavar="P", help="0 takes a free one")
@@ -83,6 +89,7 @@ def _up(args: argparse.Namespace) -> int:
         run_dir=args.run_dir,
         profile=args.profile,
         question=args.ask,
+        scale=args.scale,
     )
     asyncio.run(_until_signal(LocalCluster(options).run))
     return 0
@@ -133,6 +140,14 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError("must be from 1 to 1024")
     return value
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    bounds = _count(least), _count(most)
+    if bounds[0] > bounds[1]:
+        raise argparse.ArgumentTypeError("the first must not be above the second")
+    return bounds
 
 
 def _port(text: str) -> int:

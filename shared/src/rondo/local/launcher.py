@@ -6,18 +6,22 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from rondo.bus.nats import NatsBus
 from rondo.bus.subjects import check_id
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.children import Child
+from rondo.local.instances import LocalInstances
 from rondo.local.model_folder import find_model
 from rondo.local.nats_server import NatsServer
+from rondo.scaling.agent import ScalingAgent
 
 READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 8.0
@@ -36,6 +40,7 @@ class UpOptions:
     run_dir: Path
     profile: str | None
     question: str | None
+    scale: tuple[int, int] | None = None
 
 
 class LocalCluster:
@@ -45,8 +50,10 @@ class LocalCluster:
         self._options = options
         self._model = find_model(options.model, weights=options.engine != "emulated")
         self._name = options.model_name or self._model.name
-        self._children: list[Child] = []
+        self._children: list[Child] = []  # all but the workers
+        self._workers = LocalInstances(self._worker, self._instance_id)
         self._nats: NatsServer | None = None
+        self._scaling: tuple[NatsBus, ScalingAgent] | None = None
         self._bus_keeper: asyncio.Task[None] | None = None
         self._started_s = time.monotonic()
 
@@ -64,8 +71,9 @@ class LocalCluster:
                 pid=os.getpid(), api_url=api_url, nats_url=self._nats_url, model=self._name
             )
             rd.write_state(options.run_dir, state)
-            for child in self._children:
+            for child in (*self._children, *self._workers.children):
                 child.keep()
+            await self._follow_load()
             if self._nats:
                 self._bus_keeper = asyncio.create_task(self._keep_bus(self._nats))
             print(f"ready {api_url}", flush=True)
@@ -93,21 +101,22 @@ class LocalCluster:
     async def _start_all(self) -> Child:
         await self._start_bus()
         options = self._options
-        self._child("coordinator", "rondo_coordinator", {"RONDO_HTTP_PORT": "0"})
+        self._child("coordinator", "rondo_coordinator", self._coordinator_env())
         gateway_env = {
             "RONDO_HTTP_PORT": str(options.port),
             "RONDO_MODELS": f"{self._name}={self._model}",
         }
         gateway = self._child("gateway", "rondo_gateway", gateway_env)
-        for index in range(options.workers):
-            self._child(f"worker-{index}", "rondo_worker", self._worker_env(index))
-        for child in self._children:
+        for _ in range(options.workers):
+            self._workers.add()
+        children = (*self._children, *self._workers.children)
+        for child in children:
             await child.start()
-        await self._wait_ready()
+        await self._wait_ready(children)
         return gateway
 
-    async def _wait_ready(self) -> None:
-        """Returns when all children are ready; ends early when one of them does."""
+    async def _wait_ready(self, children: Sequence[Child]) -> None:
+        """Returns when all are ready; ends early when one of them does."""
         timeout = aiohttp.ClientTimeout(total=2)
         async with aiohttp.ClientSession(timeout=timeout) as session:
 
@@ -115,7 +124,7 @@ class LocalCluster:
                 await child.wait_ready(session)
                 self._progress(f"{child.name} ready (pid {child.pid})")
 
-            tasks = [asyncio.create_task(wait(child)) for child in self._children]
+            tasks = [asyncio.create_task(wait(child)) for child in children]
             try:
                 async with asyncio.timeout(READY_TIMEOUT_S):
                     await asyncio.gather(*tasks)
@@ -136,18 +145,49 @@ class LocalCluster:
         self._nats_url = self._nats.url
         self._progress(f"nats-server ready at {self._nats_url} (pid {self._nats.pid})")
 
-    def _child(self, name: str, module: str, env: dict[str, str]) -> Child:
+    async def _follow_load(self) -> None:
+        """Where the number of workers follows the load, this starts and ends them."""
+        if self._options.scale is None:
+            return
+        bus = NatsBus(self._nats_url, name="rondo-up")
+        await bus.connect()
+        agent = ScalingAgent(bus, self._name, self._workers, self._options.scale[1] + 1)
+        self._scaling = bus, agent
+        await agent.start()
+
+    def _new_child(self, name: str, module: str, env: dict[str, str]) -> Child:
         base = {"NATS_URL": self._nats_url, "RONDO_HTTP_HOST": "127.0.0.1"}
-        child = Child(name, module, {**base, **env}, self._options.run_dir)
+        return Child(name, module, {**base, **env}, self._options.run_dir)
+
+    def _child(self, name: str, module: str, env: dict[str, str]) -> Child:
+        child = self._new_child(name, module, env)
         self._children.append(child)
         return child
+
+    def _worker(self, index: int) -> Child:
+        return self._new_child(f"worker-{index}", "rondo_worker", self._worker_env(index))
+
+    def _instance_id(self, index: int) -> str:
+        return check_id(f"{self._model.name[:40]}-{index}".replace(".", "-"))
+
+    def _coordinator_env(self) -> dict[str, str]:
+        env = {"RONDO_HTTP_PORT": "0"}
+        if self._options.scale:
+            least, most = self._options.scale
+            scaling = os.environ.get("RONDO_SCALING", "on")
+            env |= {
+                "RONDO_SCALING": scaling,
+                "RONDO_MIN_INSTANCES": str(least),
+                "RONDO_MAX_INSTANCES": str(most),
+            }
+        return env
 
     def _worker_env(self, index: int) -> dict[str, str]:
         options = self._options
         threads = max(1, (os.cpu_count() or 1) // options.workers)
         env = {
             "RONDO_HTTP_PORT": "0",
-            "RONDO_INSTANCE_ID": check_id(f"{self._model.name[:40]}-{index}".replace(".", "-")),
+            "RONDO_INSTANCE_ID": self._instance_id(index),
             "RONDO_MODEL": str(self._model),
             "RONDO_MODEL_NAME": self._name,
             "RONDO_ENGINE": options.engine,
@@ -176,8 +216,13 @@ class LocalCluster:
         if self._bus_keeper:
             self._bus_keeper.cancel()
             await asyncio.gather(self._bus_keeper, return_exceptions=True)
+        if self._scaling:
+            bus, agent = self._scaling
+            await agent.stop()
+            await bus.close()
         gateways = [child for child in self._children if child.name == "gateway"]
         others = [child for child in self._children if child.name != "gateway"]
+        others += self._workers.children
         for group in (gateways, others):
             await asyncio.gather(*(child.stop(STOP_TIMEOUT_S) for child in group))
         if self._nats:
