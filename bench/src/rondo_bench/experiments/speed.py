@@ -12,6 +12,7 @@ from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
 from rondo.policy.events import MacroScheduler
+from rondo.policy.load_count import LoadCount
 from rondo_bench.experiments.cases import Folders, dataset
 from rondo_bench.experiments.search import Record
 from rondo_bench.experiments.sweeps import cluster_of
@@ -42,6 +43,13 @@ class _Timed:
     @property
     def latencies(self) -> Mapping[str, CorrectedModel]:
         return self.policy.latencies
+
+    @property
+    def load(self) -> LoadCount:
+        return self.policy.load
+
+    def mean_saved_tpot_s(self, at_s: float) -> float | None:
+        return self.policy.mean_saved_tpot_s(at_s)
 
     def check_invariants(self) -> None:
         self.policy.check_invariants()

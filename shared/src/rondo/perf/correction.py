@@ -28,10 +28,10 @@ DECODE, PREFILL, FUSED = range(3)
 class CorrectedModel:
     """A latency model that learns. Implements LatencyModel; `observe` costs about a microsecond."""
 
-    __slots__ = ("_base", "_counts", "_errors", "_factors", "_used")
+    __slots__ = ("_base_s", "_counts", "_errors", "_factors", "_used")
 
     def __init__(self, base: LatencyModel) -> None:
-        self._base = base
+        self._base_s = base.step_s
         self._counts = [0, 0, 0]
         self._factors = [1.0, 1.0, 1.0]
         self._used = [1.0, 1.0, 1.0]  # 1 until warm
@@ -40,14 +40,14 @@ class CorrectedModel:
     def step_s(self, tokens: int, pairs: int, num_decodes: int, context_tokens: int) -> float:
         """Corrected duration of one step, in seconds; see LatencyModel."""
         kind = DECODE if not tokens else (FUSED if num_decodes else PREFILL)
-        return self._used[kind] * self._base.step_s(tokens, pairs, num_decodes, context_tokens)
+        return self._used[kind] * self._base_s(tokens, pairs, num_decodes, context_tokens)
 
     def observe(self, step: StepStat) -> None:
         """A step was measured."""
         kind = DECODE
         if step.prompt_tokens:
             kind = FUSED if step.num_decodes else PREFILL
-        predicted_s = self._base.step_s(
+        predicted_s = self._base_s(
             step.prompt_tokens, step.pairs, step.num_decodes, step.context_tokens
         )
         if not (predicted_s > 0 and 0 < step.duration_s < inf):  # nan would stay for ever

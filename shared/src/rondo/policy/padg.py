@@ -74,6 +74,7 @@ class PadgScheduler(RollingScheduler):
         super().__init__(queue or QueueSettings())
         self.settings = settings or PadgSettings()
         self._drain = DrainRate()
+        self._planned: tuple[InstanceView, str, Batching] | None = None  # by the last check
 
     # Hooks
 
@@ -104,8 +105,11 @@ class PadgScheduler(RollingScheduler):
     def _order(self, request: RequestInfo) -> list[InstanceView]:
         def load(view: InstanceView) -> tuple[bool, int, int]:
             # Prompts share a step where one is to come anyway; else the least loaded.
-            joins = view.outstanding and _room(view) >= request.prompt_tokens
-            return not joins, view.outstanding_tokens, view.num_requests
+            if not view.outstanding:
+                return True, 0, view.num_requests
+            todo = view.outstanding_tokens
+            budget = view.batching.tokens - len(view.running) - len(view.fresh)
+            return budget - todo < request.prompt_tokens, todo, view.num_requests
 
         return sorted(self.views.values(), key=load)
 
@@ -123,6 +127,7 @@ class PadgScheduler(RollingScheduler):
             if why := self._better_later(view, size, at_s):
                 return Verdict(Failed.BUSY, 0.0, why)
             batching = size.batching
+        self._planned = view, request.request_id, batching
         turn_s = view.forecast(batching).cost_with_s(request.prompt_tokens)
         ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
         if ttft_s > request.slo.ttft_s and not self._is_late(request):
@@ -154,6 +159,10 @@ class PadgScheduler(RollingScheduler):
     # Which step
 
     def _batching(self, view: InstanceView, at_s: float) -> Batching:
+        if self._planned and view.outstanding:
+            planned, request_id, batching = self._planned
+            if planned is view and next(reversed(view.outstanding)) == request_id:
+                return batching  # the check saw the instance as it is now
         if _alone(view, None):
             return Batching()
         return size_step(view, None, self.settings.tpot_share, at_s).batching
@@ -170,6 +179,10 @@ class PadgScheduler(RollingScheduler):
         there: it is served all the same."""
         limit_s = request.arrival_s + request.slo.ttft_s
         return self.pending.rank_of(request.request_id) > limit_s
+
+    def _finish(self, at_s: float) -> None:
+        super()._finish(at_s)
+        self._planned = None
 
     def _watch(self, at_s: float) -> None:
         self._drain.watch(at_s, waiting=len(self.pending) > 0)
@@ -214,9 +227,3 @@ def _alone(view: InstanceView, request: RequestInfo | None) -> bool:
     if view.running or view.fresh:
         return False
     return len(view.outstanding) + (request is not None) <= 1
-
-
-def _room(view: InstanceView) -> int:
-    """Prompt tokens that its next step still has room for."""
-    budget = view.batching.tokens - len(view.running) - len(view.fresh)
-    return budget - view.outstanding_tokens

@@ -89,13 +89,26 @@ def _group_tokens(view: InstanceView, num_riders: int) -> int:
 def _tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
     """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
     step_s, context = view.latency.step_s, view.context_tokens()
-    low, high = 0, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
-    while low < high:
-        middle = (low + high + 1) // 2
-        tokens = middle * CHUNK_TOKENS
+
+    def duration_s(chunks: int) -> float:
+        tokens = chunks * CHUNK_TOKENS
         # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
-        if step_s(tokens, 2 * tokens * longest, num_riders, context) <= limit_s:
-            low = middle
-        else:
-            high = middle - 1
+        return step_s(tokens, 2 * tokens * longest, num_riders, context)
+
+    low, high = 1, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
+    low_s, high_s = duration_s(low), duration_s(high)
+    if high_s <= limit_s:
+        return high * CHUNK_TOKENS
+    if low_s > limit_s:
+        return 0
+    while high - low > 1:  # durations grow nearly straight: aim, and look one beyond
+        share = (limit_s - low_s) / (high_s - low_s)
+        guess = min(high - 1, max(low + 1, low + int(share * (high - low))))
+        guess_s = duration_s(guess)
+        if guess_s > limit_s:
+            high, high_s = guess, guess_s
+            continue
+        low, low_s = guess, guess_s
+        if low + 1 < high and (next_s := duration_s(low + 1)) > limit_s:
+            high, high_s = low + 1, next_s
     return low * CHUNK_TOKENS

@@ -66,6 +66,8 @@ class InstanceView:
     @property
     def outstanding_tokens(self) -> int:
         """Prompt tokens that are granted and not computed yet."""
+        if not self.outstanding:
+            return -self._ahead
         return sum(self._to_prefill(r) for r in self.outstanding.values()) - self._ahead
 
     def context_tokens(self) -> int:
@@ -81,8 +83,9 @@ class InstanceView:
 
     def alone_s(self, prompt_tokens: int) -> float:
         """Predicted prefill time of one prompt on this instance, were it idle."""
-        forecast = Forecast(self.latency, self.info.max_prefill_tokens)
-        return forecast.cost_with_s(prompt_tokens)
+        if prompt_tokens <= self.info.max_prefill_tokens:
+            return self.latency.step_s(prompt_tokens, prompt_tokens * prompt_tokens, 0, 0)
+        return Forecast(self.latency, self.info.max_prefill_tokens).cost_with_s(prompt_tokens)
 
     def tightest(self) -> tuple[int, float]:
         """The longest prompt that waits here, and the least TPOT limit of all that are here."""
