@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from rondo.perf.correction import CorrectedModel
 from rondo.perf.profile import load_profile
 from rondo.policy.events import InstanceInfo
 from rondo.policy.step_size import CHUNK_TOKENS, GROUP_FACTOR, size_step
@@ -111,3 +113,13 @@ def test_a_prompt_of_many_steps_spreads_what_is_saved_over_them() -> None:
     steps = 2000 / long.enough
     assert long.tokens < short.tokens
     assert step_s(viewed(200), long.tokens) <= 0.99 * LIMIT_S + 0.05 / steps
+
+
+def test_no_prompt_joins_where_one_decode_more_is_too_many() -> None:
+    """A profile in which a fused step is cheaper than the plain ones around it."""
+    view = viewed(30)
+    dear = msgspec.structs.replace(PROFILE, decode_ms=(20.0, 5.0, 0.0))
+    view.latency = CorrectedModel(dear)
+    assert size_step(view, asked(), 1.0, 0.0).tokens == 0
+    view.latency = CorrectedModel(msgspec.structs.replace(dear, decode_ms=(20.0, 1.0, 0.0)))
+    assert size_step(view, asked(), 1.0, 0.0).tokens > 0

@@ -59,6 +59,8 @@ def size_step(
         longest, todo = max(longest, request.prompt_tokens), todo + request.prompt_tokens
         limit_s = min(limit_s, view.feasible_tpot_s(request))
     limit_s *= tpot_share
+    if num_riders and view.latency.step_s(0, 0, num_riders + 1, view.context_tokens()) > limit_s:
+        return StepSize(num_riders, 0, 0)  # one more would make every step too long
     tokens = _tokens_within(view, longest, num_riders, limit_s)
     enough = _group_tokens(view, num_riders)
     if enough > tokens:
