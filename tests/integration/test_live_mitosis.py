@@ -6,10 +6,15 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
+
+import msgspec
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Incoming
+from rondo.policy.scaling import ScalingTrigger
 from rondo.wire import messages as m
+from rondo_coordinator.scaling_journal import StepLine, WindowLine
 from rondo_coordinator.settings import Scaling, ScalingSettings
 from tests.support.collect import eventually
 from tests.support.generations import Gateway, Result, complete, servable, start_gateway, text_of
@@ -172,7 +177,7 @@ async def test_a_new_owner_goes_on_with_the_same_groups(stage: Stage) -> None:
     assert {k: set(v) for k, v in groups(gateway).items()} == {k: set(v) for k, v in before.items()}
 
 
-async def test_scaling_asks_for_instances_and_ends_idle_ones(stage: Stage) -> None:
+async def test_scaling_asks_for_instances_and_ends_idle_ones(stage: Stage, tmp_path: Path) -> None:
     settings = ScalingSettings(
         scaling=Scaling.ON,
         min_instances=2,
@@ -180,7 +185,7 @@ async def test_scaling_asks_for_instances_and_ends_idle_ones(stage: Stage) -> No
         scaling_window_s=0.5,
         scaling_cooldown_s=0.0,
     )
-    await stage.coordinator("c0", scaling=settings)
+    await stage.coordinator("c0", scaling=settings, journals=tmp_path / "journals")
     orders = await stage.watch(subjects.SCALING_BUCKET)
     gateway = await start_gateway(await stage.harness.bus("g0"))
     for name in ("w0", "w1", "w2"):
@@ -200,3 +205,18 @@ async def test_scaling_asks_for_instances_and_ends_idle_ones(stage: Stage) -> No
     await next(one for one in stage.workers if one.instance_id == ended).stop()
     await eventually(lambda: last().stop == (), "it is gone")
     assert last().num_wanted == 2
+    await stage.coordinators[0].stop()
+    replay(tmp_path / "journals" / f"{MACRO}-1-c0.scaling.jsonl", settings)
+
+
+def replay(journal: Path, settings: ScalingSettings) -> None:
+    """What was seen leads to the same decisions again, and each step has its reason."""
+    decode = msgspec.json.Decoder(WindowLine | StepLine).decode
+    lines = [decode(line) for line in journal.read_bytes().splitlines()]
+    trigger = ScalingTrigger(settings.trigger())
+    windows = [line for line in lines if isinstance(line, WindowLine)]
+    assert windows
+    for line in windows:
+        assert trigger.observe(line.window) == line.decision
+    steps = [line for line in lines if isinstance(line, StepLine)]
+    assert any("drains" in line.what and "above the most" in line.reason for line in steps)

@@ -12,7 +12,10 @@ from prometheus_client import CollectorRegistry
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming, KeyUpdate
+from rondo.journal import Ending
+from rondo.journal_writer import JournalFolder
 from rondo.perf.profile import LatencyProfile
+from rondo.policy.catalog import PolicySettings
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.macro import QueueSettings
@@ -130,6 +133,15 @@ class Coordinator:
         await self.service.stop()
 
 
+def open_journals(folder: Path, coordinator_id: str) -> JournalFolder:
+    """Journals that must not end early."""
+
+    def stopped(ending: Ending, detail: str) -> None:
+        raise AssertionError(f"a journal ended: {ending.value}: {detail}")
+
+    return JournalFolder(folder, "padg", PolicySettings(), coordinator_id, stopped)
+
+
 class Stage:
     """Starts services on one bus server and stops whatever the test left running."""
 
@@ -201,6 +213,7 @@ class Stage:
         instance_timeout_s: float = 4.0,
         lease_s: float = 1.0,
         scaling: ScalingSettings | None = None,
+        journals: Path | None = None,
     ) -> Coordinator:
         """A coordinator that competes."""
         bus = bus or await self.harness.bus(coordinator_id)
@@ -218,6 +231,7 @@ class Stage:
             instance_timeout_s=instance_timeout_s,
             lease_s=lease_s,
             scaling=scaling,
+            journals=open_journals(journals, coordinator_id) if journals else None,
         )
         made = Coordinator(coordinator_id, service, bus, registry, policies)
         self.coordinators.append(made)

@@ -153,7 +153,7 @@ class JournalFolder:
         *,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        self._folder = folder
+        self.folder = folder
         self._policy = policy
         self._settings = settings
         self._recorded_by = recorded_by
@@ -170,7 +170,7 @@ class JournalFolder:
             policy=self._policy,
             settings=self._settings,
         )
-        path = self._folder / f"{macro_id}-{epoch}-{self._recorded_by}{SUFFIX}"
+        path = self.folder / f"{macro_id}-{epoch}-{self._recorded_by}{SUFFIX}"
         writer = JournalWriter(path, header, self._stopped, max_bytes=self._max_bytes)
         self._writers = [known for known in self._writers if not known.join(0.0)] + [writer]
         return writer

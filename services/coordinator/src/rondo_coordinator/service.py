@@ -57,7 +57,9 @@ class CoordinatorService:
         self._journals = journals
         self._outbox = Outbox(bus)
         self._members = Membership()
-        self._stewards = Stewards(bus, self._members, scaling or ScalingSettings())
+        folder = journals.folder if journals else None
+        scaling = scaling or ScalingSettings()
+        self._stewards = Stewards(bus, coordinator_id, self._members, scaling, folder)
         self._ownership = Ownership(
             bus,
             self._outbox,

@@ -7,6 +7,7 @@ Decides nothing itself: `Fleet` (mitosis) and `ScalingTrigger` do.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, count
 
@@ -18,6 +19,7 @@ from rondo.policy.windows import LoadWindows
 from rondo.service import logs
 from rondo.types import Group, MacroLoad
 from rondo.wire import messages as m
+from rondo_coordinator.scaling_journal import ScalingJournal, StepLine, WindowLine
 from rondo_coordinator.settings import Scaling, ScalingSettings
 
 log = logging.getLogger("rondo.coordinator")
@@ -30,6 +32,7 @@ class Steward:
         groups, wanted: what the owner before left: who belongs where, and how many there should be.
         changed: called when who belongs where has changed.
         publish: sends an event. order: sends the ScalingRecord to whoever starts instances.
+        journal: where what was seen and decided is recorded.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Steward:
         changed: Callable[[], None],
         publish: Callable[[str, m.Fields], None],
         order: Callable[[m.ScalingRecord], None],
+        journal: ScalingJournal | None = None,
     ) -> None:
         self._model = model
         self._epoch = epoch
@@ -50,6 +54,7 @@ class Steward:
         self._changed = changed
         self._publish = publish
         self._order = order
+        self._journal = journal
         first_id = subjects.macro_id_of(model)
         names = chain([first_id], (subjects.further_macro_id(first_id, n) for n in count(2)))
         self._fleet = Fleet(names, settings.mitosis(), groups, settings.instance_grace_s)
@@ -62,6 +67,11 @@ class Steward:
     def groups(self) -> tuple[Group, ...]:
         """Who belongs to which macro-instance."""
         return self._fleet.groups
+
+    def close(self) -> None:
+        """Somebody else does it now."""
+        if self._journal:
+            self._journal.close()
 
     # Who is there
 
@@ -117,6 +127,8 @@ class Steward:
             self._send("a new owner")
             return
         decision = self._trigger.observe(window)
+        if self._journal:
+            self._journal.add(WindowLine(window=window, decision=decision))
         rate = (window.num_served + window.num_refused) / window.duration_s
         if decision.verdict is Verdict.HOLD:
             logs.info(log, "scaling_hold", model=self._model, reason=decision.reason, rate=rate)
@@ -146,6 +158,8 @@ class Steward:
         """Publishes what was decided, and why; the groups follow in the owner's record."""
         for effect in effects:
             what = describe(effect)
+            if self._journal:
+                self._journal.add(StepLine(at_s=time.monotonic(), what=what, reason=reason))
             self._publish("mitosis", {"model": self._model, "what": what, "reason": reason})
             logs.info(log, "mitosis", model=self._model, what=what, reason=reason)
         self._changed()

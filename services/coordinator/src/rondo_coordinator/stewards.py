@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from rondo.bus import subjects
 from rondo.bus.protocol import Bus
 from rondo.types import Group
 from rondo.wire import messages as m
 from rondo_coordinator.membership import Membership
+from rondo_coordinator.scaling_journal import SUFFIX, ScalingJournal
 from rondo_coordinator.scaling_orders import ScalingOrders
 from rondo_coordinator.settings import Scaling, ScalingSettings
 from rondo_coordinator.steward import Steward
@@ -17,7 +20,16 @@ from rondo_coordinator.steward import Steward
 class Stewards:
     """Begins and ends them, and passes on what they have to know."""
 
-    def __init__(self, bus: Bus, members: Membership, settings: ScalingSettings) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        coordinator_id: str,
+        members: Membership,
+        settings: ScalingSettings,
+        journals: Path | None,
+    ) -> None:
+        self._id = coordinator_id
+        self._journals = journals
         self._members = members
         self._settings = settings
         self._orders = ScalingOrders(bus) if settings.scaling is Scaling.ON else None
@@ -50,6 +62,7 @@ class Stewards:
             changed=changed,
             publish=publish,
             order=self._orders.send if self._orders else lambda _: None,
+            journal=self._journal(model, epoch),
         )
         self._stewards[model], self._loads[model] = steward, {}
         present = [r.instance_id for r in self._members.instances.values() if r.model == model]
@@ -57,14 +70,22 @@ class Stewards:
 
     def end(self, model: str) -> None:
         """It is ours no longer."""
-        self._stewards.pop(model, None)
+        if steward := self._stewards.pop(model, None):
+            steward.close()
         self._loads.pop(model, None)
 
     async def close(self) -> None:
         """Ends all."""
-        self._stewards.clear()
+        for model in list(self._stewards):
+            self.end(model)
         if self._orders:
             await self._orders.close()
+
+    def _journal(self, model: str, epoch: int) -> ScalingJournal | None:
+        if self._journals is None or self._settings.scaling is Scaling.OFF:
+            return None
+        name = f"{subjects.macro_id_of(model)}-{epoch}-{self._id}{SUFFIX}"
+        return ScalingJournal(self._journals / name)
 
     def groups(self, model: str) -> tuple[Group, ...]:
         """Who belongs where, by our own word; what was said last where it is not ours to say."""
