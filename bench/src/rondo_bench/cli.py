@@ -11,9 +11,12 @@ import uvloop
 from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.chaos import cmd as chaos_cmd
+from rondo_bench.chaos import slow_clients
+from rondo_bench.elastic import cmd as elastic_cmd
 from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
+from rondo_bench.load import cmd as load_cmd
 from rondo_bench.parity import cmd as parity_cmd
 from rondo_bench.report import cmd as report_cmd
 from rondo_bench.sim import commands as sim_commands
@@ -43,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     experiment_cmd.add_parser(commands)
     parity_cmd.add_parser(commands)
     chaos_cmd.add_parser(commands)
+    load_cmd.add_parser(commands)
+    slow_clients.add_parser(commands)
+    elastic_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(
         "latency",

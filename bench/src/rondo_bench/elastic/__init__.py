@@ -1,0 +1,1 @@
+"""A live cluster whose instances follow the load: mitosis with real processes."""
