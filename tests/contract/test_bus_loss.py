@@ -125,5 +125,6 @@ async def test_close_while_the_server_is_lost(harness: BusHarness) -> None:
     await bus.subscribe(SUBJECT, got)
     await harness.interrupt()
     await eventually(lambda: not bus.connected, "the loss is noticed")
+    await bus.publish(SUBJECT, frame(0))  # it is buffered, and nobody will ever take it
     async with asyncio.timeout(5):
         await bus.close()

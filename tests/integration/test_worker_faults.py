@@ -1,4 +1,4 @@
-"""A worker whose engine fails, whose turn is too short, that rejoins, or is told to stop."""
+"""A worker whose engine fails or hangs, whose turn is too short, or that rejoins."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import threading
 import pytest
 
 from rondo.bus import subjects
-from rondo.errors import EngineError
 from rondo.policy.plan import StepPlan
 from rondo.types import Finished, FinishReason, Phase
 from rondo.wire import messages as m
 from rondo_worker.engines.emulated import EmulatedEngine
 from tests.support.boss import PROMPT, boss_of
 from tests.support.collect import eventually
+from tests.support.faults import FailingEngine
 from tests.support.services import (
     FAST,
     ORDINARY,
@@ -26,22 +26,6 @@ from tests.support.services import (
 )
 
 SLOW = steps_of(5.0, 5.0)
-
-
-class FailingEngine(EmulatedEngine):
-    """Fails in steps with a request named `bad...`: it alone, or the whole step."""
-
-    def __init__(self, times: int, *, names_it: bool = True) -> None:
-        super().__init__(SPEC, FAST, ORDINARY)
-        self._times = times
-        self._names_it = names_it
-
-    def step(self, plan: StepPlan) -> dict[str, int]:
-        bad = tuple(i.request_id for i in plan.items if i.request_id.startswith("bad"))
-        if bad and self._times:
-            self._times -= 1
-            raise EngineError("out of luck", bad if self._names_it else ())
-        return super().step(plan)
 
 
 class StuckEngine(EmulatedEngine):
@@ -77,18 +61,54 @@ async def test_a_failed_step_ends_only_the_requests_it_names(stage: Stage) -> No
     assert not worker.deaths
 
 
-async def test_a_failed_step_that_names_nobody_ends_all_in_it(stage: Stage) -> None:
+@pytest.mark.parametrize("error", [None, ValueError])
+async def test_beside_a_request_that_breaks_the_step_all_go_on(
+    stage: Stage, error: type[Exception] | None
+) -> None:
     boss = await boss_of(stage)
-    worker = await stage.worker(engine=FailingEngine(1, names_it=False))
-    for name in ("mate", "bad", "later"):
+    worker = await stage.worker(engine=FailingEngine(100, blames=False, error=error))
+    mates = [f"mate{index}" for index in range(11)]
+    names = [*mates[:7], "bad", *mates[7:]]
+    for name in names:
         await boss.prompt(name, 20)
     await boss.full_report()
-    await boss.grant("mate", "bad")
-    for name in ("mate", "bad"):
-        assert (await boss.end(name)).error == "out of luck"
-    await boss.grant("later", turn=2)
-    assert (await boss.end("later")).error is None
+    await boss.grant(*names)
+    assert "out of luck" in ((await boss.end("bad")).error or "")
+    for name in mates:
+        assert (await boss.end(name)).error is None
+        assert boss.tokens(name) == expected_tokens(PROMPT, 20, ignore_eos=True)
+    assert (await boss.full_report()).kv.free_blocks == SPEC.num_blocks
+    assert metric(worker.registry, "rondo_failed_requests_total") == 1
     assert not worker.deaths
+
+
+async def test_a_batch_that_is_too_large_is_computed_in_parts(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(10_000, blames=False, largest=3))
+    names = [f"r{index}" for index in range(8)]
+    for name in names:
+        await boss.prompt(name, 20)
+    await boss.full_report()
+    await boss.grant(*names)
+    for name in names:
+        assert (await boss.end(name)).error is None
+        assert boss.tokens(name) == expected_tokens(PROMPT, 20, ignore_eos=True)
+    assert metric(worker.registry, "rondo_failed_requests_total") == 0
+    assert not worker.deaths
+
+
+async def test_an_engine_that_always_fails_is_given_up_with_its_batch(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(10_000, blames=False, largest=0))
+    names = [f"r{index}" for index in range(25)]  # one prefill step
+    for turn in range(3):
+        for name in names:
+            await boss.prompt(f"{name}-{turn}", 20)
+        await boss.full_report()
+        await boss.grant(*(f"{name}-{turn}" for name in names), turn=turn + 1)
+        for name in names:  # also in the step that was the last
+            assert (await boss.end(f"{name}-{turn}")).error == "out of luck"
+    await eventually(lambda: bool(worker.deaths), "the death is told")
 
 
 async def test_two_failures_and_a_success_are_forgiven(stage: Stage) -> None:
@@ -101,9 +121,23 @@ async def test_two_failures_and_a_success_are_forgiven(stage: Stage) -> None:
     assert not worker.deaths
 
 
+async def test_an_engine_that_works_is_not_given_up_for_bad_requests(stage: Stage) -> None:
+    boss = await boss_of(stage)
+    worker = await stage.worker(engine=FailingEngine(100))
+    for turn in range(1, 8):
+        await boss.prompt(f"bad{turn}", 4)
+        await boss.grant(f"bad{turn}", turn=turn)
+        assert (await boss.end(f"bad{turn}")).error
+    await boss.prompt("good", 4)
+    await boss.grant("good", turn=8)
+    assert (await boss.end("good")).error is None
+    assert (await boss.full_report()).kv.free_blocks == SPEC.num_blocks
+    assert not worker.deaths
+
+
 async def test_three_failures_in_a_row_are_the_end(stage: Stage) -> None:
     boss = await boss_of(stage)
-    worker = await stage.worker(engine=FailingEngine(3))
+    worker = await stage.worker(engine=FailingEngine(10_000, largest=0))
     for turn, name in enumerate(("bad1", "bad2", "bad3"), 1):
         await boss.prompt(name)
         await boss.grant(name, turn=turn)
@@ -162,6 +196,8 @@ async def test_rejoin_clears_all_and_registers_anew(stage: Stage) -> None:
     await boss.grant("runs")
     await boss.some("runs", 3)
     await boss.command(m.Rejoin(epoch=boss.epoch))
+    for name in ("runs", "waits"):
+        assert (await boss.end(name)).finish is FinishReason.CANCELLED  # go on elsewhere
     records = [update.value for update in await instances.wait(2)]
     incarnations = [r.incarnation for r in records if isinstance(r, m.InstanceRecord)]
     assert len(set(incarnations)) == 2
@@ -172,42 +208,44 @@ async def test_rejoin_clears_all_and_registers_anew(stage: Stage) -> None:
     assert anew[0].seq == 0
     await boss.prompt("runs", 3)  # the same id is a new request to the new incarnation
     await boss.grant("runs", turn=2)
-    await boss.end("runs")
-    frames = [f for f in boss.frames.of(m.TokenFrame) if f.incarnation == incarnations[1]]
+
+    def anew_frames() -> list[m.TokenFrame]:
+        return [f for f in boss.frames.of(m.TokenFrame) if f.incarnation == incarnations[1]]
+
+    await boss.frames.until(lambda _: len(anew_frames()) >= 3)
+    frames = anew_frames()
     assert [frame.seq for frame in frames] == [0, 1, 2]
     assert [frame.deltas[0].index for frame in frames] == [0, 1, 2]
 
 
-async def test_stop_lets_requests_finish_and_removes_the_record(stage: Stage) -> None:
+async def test_a_prompt_that_is_never_granted_is_handed_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rondo_worker.service.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("rondo_worker.service.GRANT_WAIT_S", 0.2)
     boss = await boss_of(stage)
-    instances = await stage.watch(subjects.INSTANCES_BUCKET)
-    worker = await stage.worker(profile=SLOW)
-    await boss.prompt("r", 60)
+    await stage.worker(profile=steps_of(2.0, 20.0))
+    await boss.prompt("granted", 30)
+    await boss.grant("granted")
+    await boss.prompt("forgotten")
+    assert (await boss.end("forgotten")).finish is FinishReason.CANCELLED
+    assert (await boss.end("granted")).finish is FinishReason.LENGTH
+    assert (await boss.full_report()).members == ()
+
+
+async def test_a_step_without_end_is_a_death(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rondo_worker.service.HEARTBEAT_S", 0.02)
+    boss = await boss_of(stage)
+    engine = StuckEngine()
+    worker = await stage.worker(engine=engine, step_timeout_s=0.3)
+    await boss.prompt("r", 2)
     await boss.grant("r")
-    await boss.some("r", 3)
-    stopping = asyncio.create_task(worker.stop(10.0))
-    await instances.wait(2)
-    assert isinstance(draining := instances.items[1].value, m.InstanceRecord)
-    assert draining.draining
-    assert not any(delta.finish for delta in boss.deltas("r"))
+    await eventually(lambda: bool(worker.deaths), "it is taken for hung")
+    assert "0.3 s" in str(worker.deaths[0])
+    stopping = asyncio.create_task(worker.stop())
+    assert (await boss.end("r")).finish is FinishReason.CANCELLED
+    engine.go_on.set()
     await stopping
-    await boss.end("r")
-    assert boss.tokens("r") == expected_tokens(PROMPT, 60, ignore_eos=True)
-    assert (await instances.wait(3))[2].value is None
-    await boss.reported(lambda all_: any(one.finished for one in all_))
-
-
-async def test_stop_waits_no_longer_than_told(stage: Stage) -> None:
-    boss = await boss_of(stage)
-    instances = await stage.watch(subjects.INSTANCES_BUCKET)
-    worker = await stage.worker(profile=SLOW)
-    await boss.prompt("r", 900)
-    await boss.grant("r")
-    await boss.some("r", 3)
-    async with asyncio.timeout(2):
-        await worker.stop(0.1)
-    assert (await instances.wait(3))[-1].value is None
-    assert not any(delta.finish for delta in boss.deltas("r"))
 
 
 async def test_a_worker_waits_for_the_bus_to_register(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from rondo.bus.memory import MemoryBroker, MemoryBus
 from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Bus, Incoming
 from rondo.wire.messages import TokenDelta, TokenFrame
-from tests.support.nats import ServerUnderTest
+from tests.support.nats import NatsCluster, ServerUnderTest
 
 SUBJECT = "rondo.v1.tok.g-1"
 
@@ -131,9 +131,14 @@ class NatsHarness:
         self.server = ServerUnderTest(run_dir)
         self._buses: list[NatsBus] = []
 
+    @property
+    def url(self) -> str:
+        """Where its connections go."""
+        return self.server.url
+
     def new_bus(self, name: str, *, buffer_bytes: int = 8 << 20) -> Bus:
         """A connection that is not connected yet."""
-        self._buses.append(NatsBus(self.server.url, name=name, buffer_bytes=buffer_bytes))
+        self._buses.append(NatsBus(self.url, name=name, buffer_bytes=buffer_bytes))
         return self._buses[-1]
 
     async def bus(self, name: str, *, buffer_bytes: int = 8 << 20) -> Bus:
@@ -173,10 +178,36 @@ class NatsHarness:
         await self.server.stop()
 
 
+class ClusterHarness(NatsHarness):
+    """NATS with three servers; which of them a connection uses follows from its name."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir)
+        self.cluster = NatsCluster(run_dir)
+
+    @property
+    def url(self) -> str:
+        """Where its connections go."""
+        return self.cluster.url
+
+    async def start(self) -> None:
+        """Starts the servers."""
+        await self.cluster.start()
+        self.server = self.cluster.nodes[0]
+
+    async def stop(self) -> None:
+        """Ends all connections and the servers."""
+        await super().stop()
+        await self.cluster.stop()
+
+
+_NATS = {"nats": NatsHarness, "cluster": ClusterHarness}
+
+
 @asynccontextmanager
 async def running(kind: str, run_dir: Path) -> AsyncIterator[BusHarness]:
     """A started harness; checks that nothing is left of it."""
-    harness: BusHarness = MemoryHarness() if kind == "memory" else NatsHarness(run_dir)
+    harness: BusHarness = MemoryHarness() if kind == "memory" else _NATS[kind](run_dir)
     before = asyncio.all_tasks()
     await harness.start()
     try:
@@ -185,7 +216,7 @@ async def running(kind: str, run_dir: Path) -> AsyncIterator[BusHarness]:
         await harness.stop()
     own = asyncio.current_task()
     left = [task for task in asyncio.all_tasks() - before if task is not own and not task.done()]
-    assert not left, "tasks left behind"
+    assert not left, f"tasks left behind: {left}"
 
 
 async def pair(harness: BusHarness) -> tuple[Bus, Bus]:

@@ -1,4 +1,4 @@
-"""Networks that lose or hold back what services say."""
+"""Networks that lose or hold back what services say, and engines that fail."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 
 from rondo.bus.memory import MemoryBroker
 from rondo.bus.nats import NatsBus
+from rondo.errors import EngineError
+from rondo.policy.plan import StepPlan
 from rondo.wire.codec import decode
 from rondo.wire.messages import Message
+from rondo_worker.engines.emulated import EmulatedEngine
 from tests.support.buses import BusHarness, MemoryHarness, NatsHarness
+from tests.support.services import FAST, ORDINARY, SPEC
 
 
 class LossyBroker(MemoryBroker):
@@ -101,3 +105,37 @@ async def behind_relay(harness: BusHarness, name: str) -> AsyncIterator[tuple[Na
         relay.release()
         await bus.close()
         await relay.stop()
+
+
+class FailingEngine(EmulatedEngine):
+    """Fails in steps with a request named `bad...`, so many times.
+
+    Args:
+        blames: it names the culprits, and not all of its step.
+        largest: it fails for steps of more requests, too.
+        error: what it raises where it is no error of an engine.
+    """
+
+    def __init__(
+        self,
+        times: int,
+        *,
+        blames: bool = True,
+        largest: int = 1000,
+        error: type[Exception] | None = None,
+    ) -> None:
+        super().__init__(SPEC, FAST, ORDINARY)
+        self._times = times
+        self._blames = blames
+        self._largest = largest
+        self._error = error
+
+    def step(self, plan: StepPlan) -> dict[str, int]:
+        ids = tuple(item.request_id for item in plan.items)
+        bad = tuple(request_id for request_id in ids if request_id.startswith("bad"))
+        if (bad or len(ids) > self._largest) and self._times:
+            self._times -= 1
+            if self._error:
+                raise self._error("out of luck")
+            raise EngineError("out of luck", bad if self._blames else ids)
+        return super().step(plan)

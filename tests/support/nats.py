@@ -8,9 +8,12 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.api import StreamInfo
 
 from rondo.local.nats_server import NatsServer
 
@@ -53,6 +56,63 @@ class ServerUnderTest(NatsServer):
         await client.request(subject, b"", timeout=5)
         try:
             yield
+        finally:
+            await client.close()
+
+
+class NatsCluster:
+    """Three servers that are one bus; any of them may die and come back."""
+
+    def __init__(self, run_dir: Path, *, size: int = 3, config: str = "") -> None:
+        routes = [free_port() for _ in range(size)]
+        addresses = ", ".join(f'"nats-route://127.0.0.1:{port}"' for port in routes)
+        self.nodes = [
+            ServerUnderTest(
+                run_dir / f"n{index}",
+                name=f"n{index}",
+                config=f"""{config}
+                cluster {{
+                  name: "test"
+                  host: "127.0.0.1"
+                  port: {port}
+                  routes: [{addresses}]
+                }}""",
+            )
+            for index, port in enumerate(routes)
+        ]
+
+    @property
+    def url(self) -> str:
+        """All addresses, once started."""
+        return ",".join(node.url for node in self.nodes)
+
+    async def start(self) -> None:
+        """Starts all; it takes them two seconds to agree on a leader."""
+        await asyncio.gather(*(node.start() for node in self.nodes))
+
+    async def stop(self) -> None:
+        """Ends those that still run."""
+        await asyncio.gather(*(node.stop() for node in self.nodes))
+
+    async def leader_of(self, bucket: str) -> ServerUnderTest:
+        """The node that takes a bucket's writes."""
+        info = await self._stream(bucket)
+        assert info.cluster is not None
+        return next(node for node in self.nodes if node.name == info.cluster.leader)
+
+    async def replicas_of(self, bucket: str) -> int:
+        """On how many nodes a bucket is, or is to be."""
+        return (await self._stream(bucket)).config.num_replicas or 1
+
+    async def _stream(self, bucket: str) -> StreamInfo:
+        async with self._client() as client:
+            return await client.jetstream().stream_info(f"KV_{bucket}")
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Client]:
+        client = await nats.connect([node.url for node in self.nodes if node.pid])
+        try:
+            yield client
         finally:
             await client.close()
 

@@ -69,6 +69,7 @@ def _load_torch(settings: WorkerSettings) -> Engine:
         block_size=settings.block_size or DEFAULT_BLOCK_SIZE,
         num_threads=settings.threads or None,
         native=settings.native,
+        graphs=settings.compile != "off",
         kv_memory_bytes=settings.kv_memory_mib * 2**20 or None,
         **_sizes(settings),
     )
@@ -141,6 +142,7 @@ class Worker:
             metrics,
             self._on_death,
             share_prefixes=self._settings.prefix_cache,
+            step_timeout_s=self._settings.step_timeout_s,
         )
         self._service = service
         if await unless_stopped(self._stop, service.start()):
@@ -180,6 +182,8 @@ def _record(
         max_running=scheduler.max_running,
         max_prefill_tokens=scheduler.max_prefill_tokens,
         profile=profile,
+        weight_bytes=spec.weight_bytes,
+        kv_bytes=spec.kv_bytes,
     )
 
 

@@ -20,14 +20,17 @@ from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.service import logs
 from rondo.types import Finished, FinishReason, Phase, Progress, StepStat
-from rondo_worker.engines.base import Engine
+from rondo_worker.engines.base import NO_LOGPROBS, Engine, StepLogprobs
+from rondo_worker.retry import StepResult, run_step, works
 
 log = logging.getLogger("rondo.worker")
 
 #: How often an idle loop looks for grants whose prompt never came.
 IDLE_TICK_S = 1.0
-#: After this many failed steps in a row the engine is taken for broken.
+#: An engine that failed for all requests of so many steps in a row has to prove that it works.
 MAX_FAILURES = 3
+#: Actions that may wait for the end of a step.
+MAX_WAITING = 65536
 
 Action = Callable[[InstanceScheduler, Engine], None]
 
@@ -36,13 +39,17 @@ Action = Callable[[InstanceScheduler, Engine], None]
 class StepRecord:
     """What happened in one round of the loop.
 
-    `outcome` is None when no step ran. `error` names what failed; its requests are gone.
+    `outcome` is None when no step ran. `error` names requests that a step failed for: they are
+    gone.
     """
 
     progress: Progress
     turn_events: tuple[TurnStart | TurnEnd, ...] = ()
     outcome: StepOutcome | None = None
     error: EngineError | None = None
+    logprobs: StepLogprobs = NO_LOGPROBS
+    prefilled: tuple[str, ...] = ()
+    duration_s: float = 0.0
 
 
 class EngineLoop:
@@ -64,22 +71,32 @@ class EngineLoop:
         self._scheduler = scheduler
         self._on_record = on_record
         self._on_death = on_death
+        self._peak_bytes = 0
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._failures = 0
+        self._step_began_s: float | None = None
 
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
 
-    def post(self, action: Action) -> None:
-        """Runs `action` between two steps, in order of posting."""
-        self._inbox.put(action)
+    def post(self, action: Action) -> bool:
+        """Runs `action` between two steps, in order of posting; False when too many wait."""
+        taken = self._inbox.qsize() < MAX_WAITING
+        if taken:
+            self._inbox.put(action)
+        return taken
 
     def stop(self, timeout_s: float) -> None:
         """Ends the loop after its current step and waits for it."""
         self._inbox.put(None)
         self._thread.join(timeout_s)
+
+    def step_age_s(self) -> float:
+        """For how long the present step has been running; 0 between steps."""
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def progress(
         self,
@@ -90,9 +107,12 @@ class EngineLoop:
         stat: StepStat | None = None,
     ) -> Progress:
         """The instance's state and what changed. Only on the loop's thread, e.g. from actions."""
+        if full:  # what it takes to ask is not worth it after each step
+            self._peak_bytes = self._engine.peak_bytes()
         return progress_of(
             self._scheduler,
             time.monotonic(),
+            peak_bytes=self._peak_bytes,
             outcome=outcome,
             finished=finished,
             steps=(stat,) if stat else (),
@@ -133,33 +153,46 @@ class EngineLoop:
         if expired or turn_events or fell_idle:  # told before the step, which may take long
             self._on_record(StepRecord(self.progress(finished=expired), turn_events))
         if plan:
-            self._on_record(self._step(plan))
+            self._step(plan)
         return plan is not None
 
-    def _step(self, plan: StepPlan) -> StepRecord:
-        started_s = time.monotonic()
-        try:
-            tokens = self._engine.step(plan)
-        except EngineError as error:
-            return self._fail(plan, error)
-        self._failures = 0
-        ended_s = time.monotonic()
-        outcome = self._scheduler.commit(plan, tokens)
-        for finished in outcome.finished:
+    def _step(self, plan: StepPlan) -> None:
+        self._step_began_s = began_s = time.monotonic()
+        result = run_step(self._engine, plan)
+        duration_s = time.monotonic() - began_s
+        self._step_began_s = None
+        error = self._end_failed(result) if result.problems else None
+        # What failed is gone, and so the rest is committed as if nothing else had been planned.
+        outcome = self._scheduler.commit(plan, result.tokens) if result.complete else None
+        for finished in outcome.finished if outcome else ():
             self._engine.remove(finished.request_id)
-        stat = plan.stat(ended_s - started_s)
-        return StepRecord(self.progress(outcome=outcome, stat=stat), outcome=outcome)
+        progress = self.progress(
+            outcome=outcome or NOTHING,
+            finished=tuple(Finished(r, FinishReason.ERROR, 0) for r in result.problems),
+            stat=plan.stat(duration_s) if result.num_tries == 1 and not error else None,
+        )
+        record = StepRecord(
+            progress,
+            outcome=outcome,
+            error=error,
+            logprobs=result.logprobs,
+            prefilled=tuple(chunk.request_id for chunk in plan.chunks),
+            duration_s=duration_s,
+        )
+        self._on_record(record)
+        went_well = result.complete and len(result.problems) < len(plan.items)
+        self._failures = 0 if went_well else self._failures + 1
+        if error and self._failures >= MAX_FAILURES:
+            if not works(self._engine, self._scheduler.ledger):
+                raise error
+            self._failures = 0  # it was the requests' fault
 
-    def _fail(self, plan: StepPlan, error: EngineError) -> StepRecord:
-        """Ends the requests of a failed step; gives up when failures do not stop."""
-        self._failures += 1
-        if self._failures >= MAX_FAILURES:
-            raise error
-        ids = error.request_ids or tuple(item.request_id for item in plan.items)
-        logs.warning(log, "step_failed", error=error.problem, requests=len(ids))
+    def _end_failed(self, result: StepResult) -> EngineError:
+        """Forgets the requests that a step failed for."""
+        ids = tuple(result.problems)
+        problem = result.problems[ids[0]]
+        logs.warning(log, "step_failed", error=problem, requests=len(ids), tries=result.num_tries)
         for request_id in ids:
             self._scheduler.cancel(request_id)
             self._engine.remove(request_id)
-        ended = tuple(Finished(request_id, FinishReason.ERROR, 0) for request_id in ids)
-        progress = self.progress(finished=ended)
-        return StepRecord(progress, error=EngineError(error.problem, ids))
+        return EngineError(problem, ids)

@@ -25,11 +25,12 @@ class Registration:
         self._bus = bus
         self.record = record
         self.registered = False
+        self._removed = False
 
     async def put(self, incarnation: str) -> None:
-        """Writes the record, trying until it works."""
+        """Writes the record, trying until it works or it has been removed."""
         self.record = msgspec.structs.replace(self.record, incarnation=incarnation)
-        while True:
+        while not self._removed:
             try:
                 await self._write()
             except PeerError as error:
@@ -49,6 +50,7 @@ class Registration:
 
     async def remove(self) -> None:
         """Takes the record away; when that fails, silence tells."""
+        self._removed = True
         try:
             bucket = await self._bus.key_value(subjects.INSTANCES_BUCKET)
             await bucket.delete(self.record.instance_id)

@@ -21,7 +21,6 @@ from rondo.bus.tasks import end_task
 from rondo.errors import EngineError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import Job
-from rondo.policy.turns import TurnEnd
 from rondo.service import logs
 from rondo.service.outbox import Outbox
 from rondo.types import Finished, FinishReason, Phase
@@ -44,6 +43,8 @@ GRANT_WAIT_S = 60.0
 ANNOUNCED_S = 0.1
 #: An instance with nothing left to do stays this long: prompts may be on their way to it.
 LINGER_S = 0.3
+#: How long the present step may take when the loop is to end.
+LOOP_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
 
@@ -85,7 +86,6 @@ class WorkerService:
             lambda error: self._post(on_death, error),
         )
         self._hand_back = HandBack(self._loop, self._streams, self._post, self._on_record)
-        self._leaving = False
         self._on_death = on_death
         self._step_timeout_s = step_timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,8 +114,7 @@ class WorkerService:
         await self._registration.drain()
         if not self._streams.idle.is_set():
             await asyncio.sleep(ANNOUNCED_S)
-        self._leaving = True
-        self._hand_back.queued()
+        self._hand_back.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout_s):
                 await self._streams.idle.wait()
@@ -125,7 +124,7 @@ class WorkerService:
         await self._registration.remove()
         self._reporter.close()
         await self._outbox.close()
-        await asyncio.to_thread(self._loop.stop, 5.0)
+        await asyncio.to_thread(self._loop.stop, 0.0 if self._hangs() else LOOP_TIMEOUT_S)
 
     # Membership
 
@@ -140,11 +139,14 @@ class WorkerService:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            if 0 < self._step_timeout_s < self._loop.step_age_s():
+            if self._hangs():
                 self._on_death(EngineError(f"a step takes over {self._step_timeout_s:g} s"))
                 return  # silence is true now
             self._hand_back.ungranted(GRANT_WAIT_S)
             self._report_full()
+
+    def _hangs(self) -> bool:
+        return 0 < self._step_timeout_s < self._loop.step_age_s()
 
     def _report_full(self) -> None:
         """Reports the full state after the current step.
@@ -216,7 +218,7 @@ class WorkerService:
         self._loop.post(grant)
 
     def _accept(self, run: m.Run) -> None:
-        if self._leaving:
+        if self._hand_back.leaving:
             self._streams.elsewhere(run.request_id, run.gateway_id)
             return
         if not self._streams.open(run.request_id, run.gateway_id):
@@ -259,15 +261,9 @@ class WorkerService:
         self._loop.post(cancel)
 
     def _rejoin(self) -> None:
-        """The coordinator gave this instance up: what it ran has been ended by its gateways."""
+        """The coordinator gave this instance up: its requests go on elsewhere, or do already."""
         logs.warning(log, "rejoin", instance=self._instance_id)
-
-        def clear(scheduler: InstanceScheduler, engine: Engine) -> None:
-            for member in scheduler.members(0.0):
-                scheduler.cancel(member.request_id)
-                engine.remove(member.request_id)
-
-        self._loop.post(clear)
+        self._hand_back.everything()
         self._spawn(self._renew())
 
     def _unexpected(self, incoming: Incoming, message: object) -> None:
@@ -285,8 +281,7 @@ class WorkerService:
             self._streams.fail(record.error)
         self._reporter.step(record.progress, record.turn_events)
         self._metrics.observe(record)
-        if self._leaving and any(isinstance(e, TurnEnd) and e.leftover for e in record.turn_events):
-            self._hand_back.queued()  # nobody will grant it again
+        self._hand_back.observe(record)
 
     def _post(self, callback: Callable[[T], None], value: T) -> None:
         """Calls back on the event loop, from the engine's thread."""

@@ -38,7 +38,8 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
         str,
         Meta(
             pattern="^(auto|on|off)$",
-            description="compile the model at start; vllm only; auto: not on a CPU",
+            description="compile at start: vllm the model, torch decodes to CUDA graphs; "
+            "auto: not on a CPU",
         ),
     ] = "auto"
     block_size: Annotated[
@@ -62,3 +63,7 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="how long a stopping worker lets its requests finish")
     ] = 30.0
+    step_timeout_s: Annotated[
+        float,
+        Meta(ge=0, description="an engine step that takes longer ends the worker; 0: no limit"),
+    ] = 300.0

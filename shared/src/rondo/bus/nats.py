@@ -20,8 +20,9 @@ from rondo.errors import BusUnavailable, MessageTooLarge, NoResponder, RequestTi
 from rondo.wire.codec import encode
 from rondo.wire.messages import Message
 
-#: Bytes that may wait in one subscription; the message limit is the one that should bite.
-PENDING_BYTES = 1 << 30
+#: What may wait in one subscription; the number of messages is the limit that should bite.
+PENDING_MESSAGES = 65536
+PENDING_BYTES = 128 << 20
 #: How long close() waits for the server to take what is buffered.
 CLOSE_FLUSH_S = 1.0
 
@@ -74,6 +75,11 @@ class NatsBus:
         return self._link.url
 
     @property
+    def address(self) -> str:
+        """The server among those of `url` that is used or tried."""
+        return self._link.address
+
+    @property
     def connected(self) -> bool:
         """Whether messages can be sent now."""
         return self._link.connected
@@ -99,7 +105,7 @@ class NatsBus:
         await self._send(self._link.client(), subject, message)
 
     async def subscribe(
-        self, subject: str, handler: Handler, *, pending_limit: int = 65536
+        self, subject: str, handler: Handler, *, pending_limit: int = PENDING_MESSAGES
     ) -> Subscription:
         """Calls `handler` for each message on `subject`; see Bus.subscribe.
 
@@ -143,7 +149,7 @@ class NatsBus:
                 return
             self._inbound.deliver(lambda i: answers.append(i.message), subject, msg.data, None)
 
-        inbox = _Subscription(client.new_inbox(), collect, 0)
+        inbox = _Subscription(client.new_inbox(), collect, PENDING_MESSAGES)
         with unavailable(self.url, f"request {subject}"):
             await inbox.start(client)
         try:

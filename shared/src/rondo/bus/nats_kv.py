@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +17,7 @@ from nats.js import errors as js_errors
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.kv import KeyValue as ClientKeyValue
 
-from rondo.bus.delivery import Inbound
+from rondo.bus.delivery import Inbound, backoff_s
 from rondo.bus.nats_link import Link
 from rondo.bus.nats_watch import NatsWatch
 from rondo.bus.protocol import KeyUpdate, Subscription
@@ -22,21 +26,32 @@ from rondo.errors import BusUnavailable, MessageTooLarge, RevisionConflict
 from rondo.wire.codec import encode
 from rondo.wire.messages import Message
 
+log = logging.getLogger("rondo.bus")
+
 T = TypeVar("T")
 
 #: Room for the headers of a compare-and-set: the server's limit counts them.
 HEADER_BYTES = 512
 #: How long the mark of a deletion stays (servers before 2.11 keep it for ever).
 DELETION_MARK_S = 3600
-#: JetStream's code for a stream that exists with other settings.
+#: JetStream's codes: a stream exists with other settings; the cluster has too few servers for so
+#: many replicas, or there is no cluster.
 STREAM_NAME_IN_USE = 10058
+NOT_SO_MANY_REPLICAS = (10005, 10074)
+#: A bucket that could not get its replicas is given them as soon as there are enough servers.
+REPLICATE_INTERVAL_S = 30.0
+#: A cluster that has just started, or lost a server, has a leader again within this time.
+OPEN_PATIENCE_S = 12.0
 
 
 @dataclass(frozen=True, slots=True)
 class KeyValueOptions:
-    """How buckets are made where they do not exist, and how long an answer may take."""
+    """How buckets are made where they do not exist, and how long an answer may take.
 
-    replicas: int = 1
+    A bucket has `replicas` where there are so many servers, and one as long as there are not.
+    """
+
+    replicas: int = 3
     in_memory: bool = False
     timeout_s: float = 2.0
 
@@ -54,10 +69,37 @@ class NatsKeyValue:
         self._options = options
         self._bound: tuple[Client, ClientKeyValue] | None = None
         self._watches: dict[int, NatsWatch] = {}
+        self._replicate_s: float | None = 0.0  # not before then; None: it is done
 
     async def open(self) -> None:
-        """Makes the bucket where it does not exist."""
-        await self._call(self._store)
+        """Makes the bucket where it does not exist; waits for a cluster to find its leaders.
+
+        Raises:
+            BusUnavailable: not connected, or JetStream is off or does not answer.
+        """
+        deadline_s = time.monotonic() + OPEN_PATIENCE_S
+        for failures in itertools.count(1):
+            try:
+                await self._call(self._store)
+                break
+            except BusUnavailable:
+                late = time.monotonic() > deadline_s
+                if late or not self._link.connected or not self._link.in_cluster:
+                    raise
+            await asyncio.sleep(backoff_s(failures))
+        await self.replicate()
+
+    async def replicate(self) -> None:
+        """Gives the bucket its replicas, if there were too few servers before; never raises."""
+        now_s = time.monotonic()
+        if self._replicate_s is None or now_s < self._replicate_s or not self._link.in_cluster:
+            return
+        self._replicate_s = now_s + REPLICATE_INTERVAL_S
+        try:
+            await self._call(self._more_replicas)
+            self._replicate_s = None
+        except BusUnavailable as error:
+            log.warning('bus_not_replicated bucket=%s error="%s"', self._bucket, error)
 
     async def close(self) -> None:
         """Ends its watches."""
@@ -203,14 +245,24 @@ class NatsKeyValue:
             return await context.key_value(self._bucket)
         except js_errors.BucketNotFoundError:
             pass
-        storage = StorageType.MEMORY if self._options.in_memory else StorageType.FILE
-        config = KeyValueConfig(
-            bucket=self._bucket, history=1, storage=storage, replicas=self._options.replicas
-        )
         try:
-            return await context.create_key_value(config)
-        except js_errors.BadRequestError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
+            return await self._create(context, self._options.replicas)
+        except js_errors.APIError as error:
+            if error.err_code == STREAM_NAME_IN_USE:
+                # Another program made it meanwhile, with other settings.
+                return await context.key_value(self._bucket)
+            if error.err_code not in NOT_SO_MANY_REPLICAS:
                 raise
-        # Another program made it meanwhile, with other settings.
-        return await context.key_value(self._bucket)
+        return await self._create(context, 1)
+
+    async def _create(self, context: JetStreamContext, replicas: int) -> ClientKeyValue:
+        storage = StorageType.MEMORY if self._options.in_memory else StorageType.FILE
+        config = KeyValueConfig(bucket=self._bucket, history=1, storage=storage, replicas=replicas)
+        return await context.create_key_value(config)
+
+    async def _more_replicas(self) -> None:
+        context = self._context(self._link.connected_client())
+        config = (await context.stream_info(f"KV_{self._bucket}")).config
+        if (config.num_replicas or 1) < self._options.replicas:
+            await context.update_stream(config, num_replicas=self._options.replicas)
+            log.info("bus_replicated bucket=%s replicas=%d", self._bucket, self._options.replicas)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,9 +14,8 @@ from nats import errors
 from nats.aio.client import Client, Server
 from nats.aio.transport import TcpTransport
 
-from rondo.bus.delivery import backoff_s
+from rondo.bus.nats_servers import ServerRing
 from rondo.bus.tasks import end_task
-from rondo.bus.url import parse_servers, without_credentials
 from rondo.errors import BusUnavailable
 
 log = logging.getLogger("rondo.bus")
@@ -84,8 +82,8 @@ class Link:
         on_up: Callable[[], None],
         on_slow: Callable[[str], None],
     ) -> None:
-        self._servers = parse_servers(url)
-        self.url = ",".join(map(without_credentials, self._servers))
+        self._ring = ServerRing(url, name)
+        self.url = self._ring.url
         self._name = name
         self._pending_bytes = pending_bytes
         self._on_new_client = on_new_client
@@ -94,8 +92,6 @@ class Link:
         self._client: Client | None = None
         self._closed = False
         self._revival: asyncio.Task[None] | None = None
-        self._address = ""
-        self._failures = 0
         self._up_at_s = 0.0
         self.up = asyncio.Event()
         """Set while connected."""
@@ -104,6 +100,17 @@ class Link:
     def connected(self) -> bool:
         """Whether messages can be sent now."""
         return not self._closed and self._client is not None and self._client.is_connected
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether it is connected to a server that is one of several."""
+        client = self._client
+        return client is not None and self.connected and "cluster" in client._server_info
+
+    @property
+    def address(self) -> str:
+        """The server that is used or tried, without credentials."""
+        return self._ring.address
 
     def client(self) -> Client:
         """The client, connected or reconnecting.
@@ -144,23 +151,19 @@ class Link:
             await _close(self._client)
 
     async def _dial(self) -> None:
-        for failures in itertools.count(1):
-            turn = (failures - 1) % len(self._servers)
-            servers = self._servers[turn:] + self._servers[:turn]
-            self._address = without_credentials(servers[0])
+        for servers, wait_s in self._ring.first_tries():
             try:
                 client = await self._new_client(servers)
                 break
             except DialError as error:
                 self._log_failed_try(error)
-            if turn == len(self._servers) - 1:
-                await asyncio.sleep(backoff_s(failures // len(self._servers)))
+            await asyncio.sleep(wait_s)
         self._client = client
         self._came_up()
-        log.info("bus_connected address=%s", self._address)
+        log.info("bus_connected address=%s", self._ring.address)
         await self._on_new_client(client)
 
-    async def _new_client(self, servers: tuple[str, ...]) -> Client:
+    async def _new_client(self, servers: list[str]) -> Client:
         """One try, at the first of the servers; the others are for later reconnects."""
         client = Client()
         # There is no public way to choose it.
@@ -193,9 +196,9 @@ class Link:
         dialling = False
         return client
 
-    async def _try(self, client: Client, servers: tuple[str, ...], more: dict[str, Any]) -> None:
+    async def _try(self, client: Client, servers: list[str], more: dict[str, Any]) -> None:
         try:
-            await client.connect(servers=list(servers), name=self._name, **more, **self._options())
+            await client.connect(servers=servers, name=self._name, **more, **self._options())
             if not client.is_connected:
                 raise DialError("the server closed the connection")
         except BaseException as error:
@@ -217,6 +220,7 @@ class Link:
             "flush_timeout": FLUSH_TIMEOUT_S,
             "pending_size": self._pending_bytes,
             "reconnect_to_server_handler": self._pick_server,
+            **self._ring.credentials(),
         }
 
     def _pick_server(self, servers: list[Server], _: dict[str, Any]) -> tuple[Server | None, float]:
@@ -224,17 +228,13 @@ class Link:
         if self._closed:
             # nats-py loses a cancellation that meets a failing connect; so its loop ends here.
             raise asyncio.CancelledError
-        rounds, turn = divmod(self._failures, len(servers))
-        server = servers[turn]
-        self._address = without_credentials(server.uri.geturl())
-        self._failures += 1
-        return server, backoff_s(rounds) if turn == 0 else 0.0
+        return self._ring.next(servers)
 
     def _revive(self) -> None:
         """nats-py has closed the client for good: make a new one."""
         if self._closed or (self._revival and not self._revival.done()):
             return
-        log.warning("bus_refused address=%s, connecting anew", self._address)
+        log.warning("bus_refused address=%s, connecting anew", self._ring.address)
         self._client = None
 
         async def revive() -> None:
@@ -249,15 +249,15 @@ class Link:
 
     def _came_back(self) -> None:
         self._came_up()
-        log.info("bus_reconnected address=%s", self._address)
+        log.info("bus_reconnected address=%s", self._ring.address)
         self._on_up()
 
     def _went_down(self) -> None:
         self.up.clear()
         if time.monotonic() - self._up_at_s > STABLE_S:
-            self._failures = 0
+            self._ring.stable()
         if not self._closed:
-            log.warning("bus_disconnected address=%s", self._address)
+            log.warning("bus_disconnected address=%s", self._ring.address)
 
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, errors.SlowConsumerError):
@@ -265,10 +265,10 @@ class Link:
         elif not self.up.is_set():
             self._log_failed_try(error)
         elif not isinstance(error, errors.StaleConnectionError):  # followed by a disconnect
-            log.warning('bus_error address=%s error="%s"', self._address, _text(error))
+            log.warning('bus_error address=%s error="%s"', self._ring.address, _text(error))
 
     def _log_failed_try(self, error: Exception) -> None:
-        log.warning('bus_connect_failed address=%s error="%s"', self._address, _text(error))
+        log.warning('bus_connect_failed address=%s error="%s"', self._ring.address, _text(error))
 
 
 @contextlib.contextmanager
@@ -285,6 +285,9 @@ def _text(error: Exception) -> str:
 
 
 async def _close(client: Client) -> None:
+    if not client.is_connected:
+        # nats-py would write it to the lost connection, fail, and leave its subscriptions running.
+        client._pending, client._pending_data_size = [], 0
     for _ in range(2):
         # A peer that does not read must not keep us from stopping.
         with contextlib.suppress(errors.Error, OSError, TimeoutError):

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rondo.bus")
 
 #: The server tells in this interval that the watch lives; silence for longer means it does not.
-HEARTBEAT_S = 5.0
-SILENCE_LIMIT_S = 12.0
+HEARTBEAT_S = 1.0
+SILENCE_LIMIT_S = 3.0
 #: The server forgets a watch that nobody listens to any more.
 INACTIVE_S = 10.0
 
@@ -115,6 +115,7 @@ class NatsWatch:
                     await self._trouble.wait()
             if time.monotonic() - self._session.heard_s > SILENCE_LIMIT_S:
                 self._trouble.set()
+            await self._store.replicate()
 
     async def _start_session(self) -> None:
         await self._end_session()

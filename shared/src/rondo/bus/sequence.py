@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: The number of the first message of a stream.
 FIRST = 0
+#: Streams that are remembered. Beyond, that which was used longest ago is forgotten: should it go
+#: on, its numbers begin anew, and one loss may go unnoticed here (answers notice by token index).
+MAX_STREAMS = 4096
 
 
 class Sequencer:
     """Numbers a sender's messages; each key is a stream of its own."""
 
     def __init__(self) -> None:
-        self._next: defaultdict[str, int] = defaultdict(lambda: FIRST)
+        self._next: dict[str, int] = {}
 
     def next(self, stream_key: str = "") -> int:
         """The number of the next message of a stream."""
-        number = self._next[stream_key]
-        self._next[stream_key] = number + 1
+        number = self._next.pop(stream_key, FIRST)
+        self._next[stream_key] = number + 1  # last: it was used just now
+        _forget_beyond_limit(self._next)
         return number
 
 
@@ -56,9 +62,16 @@ class SequenceTracker:
             expected = FIRST if self._from_first else seq
         if seq < expected:
             return Duplicate(expected, seq)
+        self._streams.pop(stream_key, None)
         self._streams[stream_key] = (incarnation, seq + 1)
+        _forget_beyond_limit(self._streams)
         return None if seq == expected else Gap(expected, seq)
 
     def forget(self, stream_key: str) -> None:
         """The stream has ended; what comes next on it is a beginning."""
         self._streams.pop(stream_key, None)
+
+
+def _forget_beyond_limit(streams: dict[str, T]) -> None:
+    if len(streams) > MAX_STREAMS:
+        del streams[next(iter(streams))]

@@ -8,6 +8,7 @@ PREFIX = "rondo.v1"
 INSTANCES_BUCKET = "rondo_instances"
 MACROS_BUCKET = "rondo_macros"
 SCALING_BUCKET = "rondo_scaling"
+RESPONSES_BUCKET = "rondo_responses"
 STATUS = f"{PREFIX}.status"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -30,6 +30,12 @@ def without_credentials(server: str) -> str:
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
 
+def userinfo_of(server: str) -> tuple[str, str | None] | None:
+    """User and password of an address as `parse_servers` gives it; a token is a user alone."""
+    url = urlsplit(server)
+    return (url.username, url.password) if url.username else None
+
+
 def _parse(text: str) -> str:
     url = urlsplit(text if "://" in text else f"nats://{text}")
     # A wrong address is shown without what may be a password.

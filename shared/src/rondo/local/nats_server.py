@@ -24,7 +24,7 @@ LOG_TAIL_LINES = 5
 _CONFIG = """\
 host: "{host}"
 port: {port}
-server_name: "rondo-local"
+server_name: {name}
 max_payload: 8MB
 ping_interval: "2s"
 ping_max: 2
@@ -33,6 +33,7 @@ logfile: {log_file}
 jetstream {{
   store_dir: {store_dir}
 }}
+{more}
 """
 
 
@@ -60,6 +61,8 @@ class NatsServer:
 
     Args:
         port: 0 takes a free one at the first start.
+        name: tells the servers of a cluster apart.
+        config: more lines for its configuration.
         preexec_fn: runs in the child before nats-server does.
     """
 
@@ -68,10 +71,14 @@ class NatsServer:
         run_dir: Path,
         *,
         port: int = 0,
+        name: str = "rondo-local",
+        config: str = "",
         preexec_fn: Callable[[], None] | None = die_with_parent,
     ) -> None:
         self._dir = run_dir.absolute()
         self._port = port
+        self.name = name
+        self._config = config
         self._preexec_fn = preexec_fn
         self._process: asyncio.subprocess.Process | None = None
 
@@ -167,6 +174,8 @@ class NatsServer:
         text = _CONFIG.format(
             host=HOST,
             port=self._port or -1,
+            name=json.dumps(self.name),
+            more=self._config,
             ports_dir=json.dumps(str(self._dir)),
             log_file=json.dumps(str(self.log_file)),
             store_dir=json.dumps(str(self.store_dir)),

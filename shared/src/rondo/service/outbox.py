@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from rondo.bus.protocol import Bus
@@ -19,15 +20,19 @@ log = logging.getLogger("rondo.outbox")
 LIMIT = 65536
 #: How long close() waits for what is queued.
 CLOSE_TIMEOUT_S = 2.0
+#: Failed sends are logged once in this time; the line says how many there were.
+LOG_INTERVAL_S = 10.0
 
 
 class Outbox:
-    """A queue of sends and the task that works it off. Failed sends are logged and counted."""
+    """A queue of sends and the task that works it off. Failed sends are counted and logged."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._queue: asyncio.Queue[tuple[str, Callable[[], Awaitable[None]]]] = asyncio.Queue(LIMIT)
         self._task = asyncio.create_task(self._work())
+        self._num_logged = 0
+        self._quiet_until_s = 0.0
         self.failed = 0
 
     def send(self, subject: str, message: Message) -> None:
@@ -39,7 +44,7 @@ class Outbox:
         try:
             self._queue.put_nowait((subject, send))
         except asyncio.QueueFull:
-            self.failed += 1
+            self._fail(subject, f"{LIMIT} sends wait for the bus")
 
     async def close(self) -> None:
         """Sends what is queued, in bounded time, then stops."""
@@ -54,7 +59,14 @@ class Outbox:
             try:
                 await send()
             except PeerError as error:
-                self.failed += 1
-                logs.warning(log, "send_failed", subject=subject, error=str(error))
+                self._fail(subject, str(error))
             finally:
                 self._queue.task_done()
+
+    def _fail(self, subject: str, error: str) -> None:
+        self.failed += 1
+        now_s = time.monotonic()
+        if now_s >= self._quiet_until_s:  # a bus that is away fails every send
+            self._quiet_until_s = now_s + LOG_INTERVAL_S
+            count, self._num_logged = self.failed - self._num_logged, self.failed
+            logs.warning(log, "send_failed", subject=subject, error=error, count=count)
