@@ -33,7 +33,7 @@ QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-vllm test test-vllm check lint type imports format unit int e2e bench chaos reproduce clean
+.PHONY: help run install install-dev install-vllm test test-docker test-vllm check lint type imports format unit int e2e docker-build compose-up compose-down bench chaos reproduce clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt $(MANIFESTS)
 test: install-dev ## Run every test: unit, property, contract, integration, end to end.
 	$(PYTEST)
 
+test-docker: install-dev ## Build the images, and test the cluster of deploy/compose (needs docker).
+	RONDO_TEST_DOCKER=1 $(PYTEST) tests/docker
+
 # vLLM's own deprecations are no errors here, and its first import takes long.
 test-vllm: install-vllm ## The contract suite and more against vLLM, in its own venv.
 	$(VLLM_BIN)/python -m pytest tests/vllm tests/contract/test_engines*.py \
@@ -106,14 +109,32 @@ int: install-dev ## Tests with a real nats-server and real engines.
 e2e: install-dev ## Tests of whole clusters.
 	$(PYTEST) tests/e2e
 
-bench: install ## What the bus and the services add to the engine's latency.
+COMPOSE := docker compose --project-directory deploy/compose
+
+docker-build: ## Build the images of deploy/compose (PROFILE=torch or gpu: those of its workers, too).
+	$(COMPOSE) $(if $(PROFILE),--profile $(PROFILE)) build
+
+compose-up: ## Start the cluster of deploy/compose in containers, and wait until it is healthy.
+	$(if $(filter torch gpu,$(PROFILE)),RONDO_WORKERS=0 )$(COMPOSE) $(if $(PROFILE),--profile $(PROFILE)) up --detach --wait
+
+compose-down: ## Stop it; volumes stay.
+	$(COMPOSE) --profile '*' down
+
+LITELLM ?=
+
+bench: install ## Load client, latency, streaming, control plane, engines; pages into docs/results.
+	$(BIN)/rondo-bench load --self-test --write docs/results/load-client.md
 	$(BIN)/rondo-bench latency --write docs/results/latency.md
+	$(BIN)/rondo-bench streaming $(if $(LITELLM),--litellm $(LITELLM)) --write docs/results/streaming.md
+	$(BIN)/rondo-bench control --write docs/results/control.md
+	$(BIN)/rondo-bench engines --write docs/results/engines.md
 
 SEED ?= 1
-SECONDS ?= 120
+SECONDS ?= 900
 
-chaos: install ## Kill programs of a live cluster under load for SECONDS, and check every answer.
-	$(BIN)/rondo-bench chaos --seed $(SEED) --seconds $(SECONDS) --faults worker,coordinator,bus
+chaos: install ## Hurt a live cluster in every way under load for SECONDS, check every answer, write a report.
+	$(BIN)/rondo-bench chaos --seed $(SEED) --seconds $(SECONDS) --faults all --phases --gateways 2 \
+	    --write docs/results/chaos.md
 
 EXPERIMENTS := grid curves slo bursts scale ablations beyond mitosis speed
 

@@ -44,6 +44,23 @@ def test_status_shows_each_instance(torch_cluster: Cluster) -> None:
         assert 0 <= instance["report_age_s"] < 3
 
 
+def test_status_shows_each_program(torch_cluster: Cluster) -> None:
+    table = torch_cluster.cli("status").stdout
+    programs = json.loads(torch_cluster.cli("status", "--json").stdout)["programs"]
+    kinds = [program["kind"] for program in programs]
+    assert kinds == ["coordinator", "coordinator", "gateway", "worker", "worker"]
+    for program in programs:
+        assert program["ready"]
+        [row] = [line for line in table.splitlines() if program["name"] in line.split()]
+        assert row.split() == [program["name"], str(program["pid"]), str(program["port"]), "ready"]
+
+
+def test_a_program_that_is_not_there_cannot_be_restarted(torch_cluster: Cluster) -> None:
+    result = torch_cluster.cli("restart", "worker-7")
+    assert result.returncode == 1
+    assert "'worker-7' is none of: all, coordinator, gateway, worker" in result.stderr
+
+
 def test_events_tell_decisions_with_their_reasons(torch_cluster: Cluster) -> None:
     command = [RONDO, "events", "--run-dir", str(torch_cluster.run_dir)]
     pipe = subprocess.PIPE
@@ -68,7 +85,7 @@ def test_a_second_cluster_in_the_same_folder_is_refused(torch_cluster: Cluster) 
 def test_down_stops_everything(tmp_path: Path) -> None:
     with running(tmp_path, "--engine", "emulated", "--workers", "3") as cluster:
         children = cluster.children()
-        assert len(children) == 6  # nats-server, coordinator, gateway, three workers
+        assert len(children) == 7  # nats-server, two coordinators, gateway, three workers
         result = cluster.cli("down")
         assert result.returncode == 0, result.stderr
         assert cluster.process.wait(5) == 0
@@ -129,8 +146,8 @@ def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         options = ("--run-dir", str(tmp_path), "--engine", "emulated", "--port", str(port))
         result = up(*options)
-    assert result.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert result.returncode == 2
+    assert f"--port: cannot listen on 127.0.0.1:{port}" in result.stderr
     result = up(
         "--run-dir", str(tmp_path), "--engine", "emulated", "--port", "0", RONDO_POLICY="most"
     )

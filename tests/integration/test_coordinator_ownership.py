@@ -144,8 +144,8 @@ async def test_a_crashed_owner_is_replaced_after_its_lease(stage: Stage) -> None
             crashed_s = time.monotonic()
             await owner_is(macros, f"c{number}", "w0")
             took_s = time.monotonic() - crashed_s
-            # From its last renewal on, and the stand-by looks every third of a lease.
-            assert LEASE_S * 0.6 < took_s < LEASE_S * 2
+            # From its last renewal on.
+            assert LEASE_S * 0.7 < took_s < LEASE_S * 1.6
             owner = following
     assert terms(macros) == [(1, "c0"), (2, "c1"), (3, "c2")]
 
@@ -155,7 +155,7 @@ async def test_many_competitors_and_one_winner(stage: Stage) -> None:
     async with never_two_owners(stage):
         await asyncio.gather(*(stage.coordinator(f"c{i}", lease_s=LEASE_S) for i in range(5)))
         await stage.worker()
-        await macros.until(lambda _: bool(records(macros)) and records(macros)[-1].beat > 3)
+        await macros.until(lambda _: len(records(macros)) > 3)  # renewed by the same one
         [(epoch, winner)] = terms(macros)
         assert epoch == 1
         for coordinator in stage.coordinators:

@@ -38,9 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def cluster(policy: str, folder: Path, profile: Path, tmp_path: Path) -> Any:
-    options = ("--engine", "emulated", "--workers", "2", "--profile", str(profile))
+    options = ("--engine", "emulated", "--workers", "2", "--coordinators", "1")
     env = {"RONDO_JOURNAL": str(folder), "RONDO_POLICY": policy}
-    return running(tmp_path / "run", *options, **env)
+    return running(tmp_path / "run", *options, "--profile", str(profile), **env)
 
 
 def complete(cluster: Cluster, index: int) -> None:
