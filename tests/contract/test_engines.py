@@ -13,7 +13,7 @@ from rondo_worker.engines.base import Engine
 from rondo_worker.engines.calibrate import calibrate
 from tests.support.drive import Driver, answers, request
 from tests.support.engines import NUM_BLOCKS, MakeEngine, batch, prompts
-from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE
+from tests.support.models import EOS_TOKEN_ID, VOCAB_SIZE, build_model
 
 
 def test_spec_says_what_was_asked_for(engine: Engine, block_size: int) -> None:
@@ -22,6 +22,24 @@ def test_spec_says_what_was_asked_for(engine: Engine, block_size: int) -> None:
     assert spec.vocab_size == VOCAB_SIZE
     assert spec.eos_token_ids == (EOS_TOKEN_ID,)
     assert spec.max_model_len == 512
+
+
+def test_memory_is_told_in_bytes(engine: Engine, kind: str, block_size: int) -> None:
+    spec = engine.spec
+    if kind == "emulated":
+        assert (spec.weight_bytes, spec.kv_bytes) == (0, 0)
+    else:
+        weights = sum(part.numel() for part in build_model("llama", head_dim=32).parameters())
+        assert 4 * weights <= spec.weight_bytes < 12 * weights
+        # 3 layers, keys and values of 2 heads of 32, float32; vLLM keeps one block for itself.
+        per_block = 3 * 2 * 2 * 32 * 4 * block_size
+        assert spec.kv_bytes in (NUM_BLOCKS * per_block, (NUM_BLOCKS + 1) * per_block)
+    answers(engine, batch(2))
+    peak = engine.peak_bytes()
+    assert peak > spec.weight_bytes + spec.kv_bytes
+    assert engine.peak_bytes() >= peak
+    engine.close()
+    assert engine.peak_bytes() == 0 or kind == "emulated"
 
 
 def test_a_length_beyond_the_pool_is_not_promised(make_engine: MakeEngine, block_size: int) -> None:
@@ -92,6 +110,22 @@ def test_aborted_requests_free_their_blocks_and_leave_the_others_alone(engine: E
         assert driver.answers[request_id] == expected[request_id]
     assert driver.scheduler.ledger.num_free == NUM_BLOCKS
     assert answers(engine, requests) == expected, "the engine is as good as new"
+
+
+def test_the_next_turn_of_a_chat_reuses_the_answer_before_it(
+    engine: Engine, block_size: int
+) -> None:
+    driver = Driver(engine)
+    question = prompts(1, shortest=70, longest=70)[0]
+    driver.submit(request("first", question, 40))
+    answer = tuple(driver.run()["first"])
+    chat = (*question, *answer, *prompts(2)[1])
+    driver.submit(request("second", chat, 24))
+    again = driver.run()["second"]
+    # The last token of an answer is never computed, and a block is shared whole or not at all.
+    shared = (len(question) + len(answer) - 1) // block_size * block_size
+    assert driver.scheduler.board.pool.shared_tokens == shared
+    assert again == answers(engine, [request("alone", chat, 24)])["alone"]
 
 
 def test_an_eos_token_ends_an_answer_unless_it_is_ignored(engine: Engine) -> None:

@@ -20,6 +20,11 @@ BLOCK_SIZE = 4
 FAMILIES = ["llama", "mistral-window", "qwen2-window", "qwen3"]
 
 
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Length of the difference over that of the expected vector."""
+    return float((actual.float() - expected).norm() / expected.norm())
+
+
 class ByHand:
     """Steps an engine over sequences whose blocks lie apart, and checks logits after each step."""
 
@@ -58,7 +63,7 @@ class ByHand:
                 torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
                 assert token == int(expected.argmax())
             else:
-                self.errors.append(float((actual - expected).norm() / expected.norm()))
+                self.errors.append(relative_error(actual, expected))
                 assert self.errors[-1] < relative
             self.tokens[name].append(token)
 
@@ -101,19 +106,28 @@ def test_bfloat16_stays_within_two_percent(name: str, native: bool, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_products_in_bfloat16_stay_within_two_percent(
+def test_products_in_bfloat16_are_closer_than_those_of_transformers(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What a CPU with bfloat16 units does; oneDNN emulates them where there are none. On the worst
-    # of these steps transformers itself, in bfloat16, is off by two to four percent.
+    # What a CPU with bfloat16 units does (oneDNN emulates them where there are none): it rounds
+    # what it multiplies and every product. Transformers does so too, and is off by up to 4 %.
     monkeypatch.setattr(linear, "has_native_bf16", lambda: True)
     save_model(tmp_path, name, dtype="bfloat16")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    engine = load(tmp_path, dtype="bfloat16")
-    hand = ByHand(engine, model, "abcd")
-    hand.all_kinds(relative=3e-2)
-    assert mean(hand.errors) < 2e-2
-    assert next(iter(engine.last_logits.values())).dtype == torch.bfloat16
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    rounded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    hand = ByHand(load(tmp_path, dtype="bfloat16"), exact, "abcd")
+    hand.all_kinds(relative=2.5e-2)
+    theirs = [
+        relative_error(row, expected)
+        for tokens in hand.tokens.values()
+        for row, expected in zip(
+            reference_logits(rounded, tokens), reference_logits(exact, tokens), strict=True
+        )
+    ]
+    assert max(hand.errors) < max(theirs)
+    assert mean(hand.errors) < min(mean(theirs), 1.3e-2)
+    assert sorted(hand.errors)[-3] < 2e-2, "all but two of sixty steps"
+    assert next(iter(hand.engine.last_logits.values())).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -145,3 +159,25 @@ def test_a_fused_step_is_one_forward_pass(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(hand.engine._model), "forward", counted)
     hand.step([hand.item("b", 0, 10)], [hand.decode("a")], None)
     assert calls == [11]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_last_layer_computes_only_rows_with_logits(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_model(tmp_path, "llama")
+    hand = ByHand(load(tmp_path, native=native), model, "abc")
+    computed: list[int] = []
+    kind = type(hand.engine._model)
+    advance = kind._advance_  # type: ignore[union-attr]
+
+    def counted(self, hidden, layer, mixed):  # type: ignore[no-untyped-def]
+        computed.append(len(hidden))
+        advance(self, hidden, layer, mixed)
+
+    monkeypatch.setattr(kind, "_advance_", counted)
+    hand.step([hand.item("a", 0), hand.item("b", 0, 9)], [], None)
+    hand.step([hand.item("c", 0, 12)], [hand.decode("a")], None)
+    hand.step([hand.item("b", 9, 20)], [], None)
+    cut = [[1], [1], []] if native else [[32], [13], [11]]
+    assert computed == [32, 32, *cut[0], 13, 13, *cut[1], 11, 11, *cut[2]]

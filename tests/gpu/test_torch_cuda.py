@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from rondo.types import Sampling
 from rondo_worker.engines.base import EngineRequest
 from rondo_worker.engines.torch import TorchEngine
+from rondo_worker.engines.torch.graphs import BUCKETS
 from tests.support.drive import Driver, answers, request
 from tests.support.models import CONFIGS, VOCAB_SIZE, save_model
 from tests.support.reference import check_against_reference, prompt
@@ -81,3 +83,36 @@ def test_the_pool_takes_a_share_of_free_memory(tmp_path: Path) -> None:
     assert engine.spec.vocab_size == VOCAB_SIZE
     engine.close()
     torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen3"])
+def test_recorded_decode_steps_give_what_launched_ones_do(name: str, tmp_path: Path) -> None:
+    save_model(tmp_path, name)
+    sizes = {"device": "cuda", "dtype": "float32", "block_size": 16, "num_blocks": 512}
+    launched = TorchEngine.load(tmp_path, graphs=False, **sizes)  # type: ignore[arg-type]
+    recorded = TorchEngine.load(tmp_path, **sizes)  # type: ignore[arg-type]
+    assert launched._graphs is None
+    assert recorded._graphs is not None
+    assert set(recorded._graphs._graphs) == set(BUCKETS)
+    requests = mixed_requests(21, 40, Sampling(temperature=0.0))
+    assert answers(recorded, requests) == answers(launched, requests)
+    spare = [layer[512] for layer in recorded._pool.blocks]  # type: ignore[union-attr]
+    assert any(block.any() for block in spare), "rows that pad a step wrote here"
+
+
+def test_a_greedy_decode_step_waits_for_the_device_once(tmp_path: Path) -> None:
+    save_model(tmp_path, "llama")
+    engine = TorchEngine.load(tmp_path, device="cuda", block_size=16, num_blocks=512)
+    driver = Driver(engine)
+    driver.submit(*mixed_requests(5, 30, Sampling(temperature=0.0)))
+    for _ in range(5):
+        driver.step()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            driver.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "synchroniz" in str(w.message)]
+    assert len(waits) <= 1, [str(w.message) for w in waits]

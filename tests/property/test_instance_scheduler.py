@@ -38,8 +38,8 @@ class InstanceMachine(RuleBasedStateMachine):
         self.known: set[str] = set()
         self.granted: set[str] = set()
         self.ended: set[str] = set()
-        self.content: dict[str, tuple[bytes, ...]] = {}  # names of a prompt's full blocks
-        self.blocks: dict[int, bytes] = {}  # what the prompts computed so far left in a block
+        self.content: dict[str, list[int]] = {}  # a request's prompt and answer so far
+        self.blocks: dict[int, bytes] = {}  # the name of what was computed into a block last
 
     @rule(target=requests)
     def name(self) -> str:
@@ -51,18 +51,26 @@ class InstanceMachine(RuleBasedStateMachine):
         prompt=st.integers(1, 40),
         answer=st.integers(1, 30),
         family=st.integers(0, 2),
+        follows=requests,
     )
-    def prompt_arrives(self, request: str, prompt: int, answer: int, family: int) -> None:
+    def prompt_arrives(
+        self, request: str, prompt: int, answer: int, family: int, follows: str
+    ) -> None:
         """Prompts of one family begin alike, those of family 0 with nobody."""
         if request in self.known | self.ended:
             return
         job = Job(request, prompt, answer, max(1, answer // 2), Slo(ttft_s=1, tpot_s=0.1), 0.0)
-        job.block_names = block_names([family or 2 + self.count] * prompt, BLOCK)
-        self.content[request] = job.block_names
+        tokens = [family or 9 + self.count] * prompt
+        if follows in self.ended and family:  # a chat's next turn: question and answer come again
+            tokens = [*self.content.get(follows, ()), *tokens][:60]
+            job.prompt_tokens = len(tokens)
+        job.block_names = block_names(tokens, BLOCK)
+        job.tail = tokens[len(tokens) // BLOCK * BLOCK :]
+        self.content[request] = tokens
         if self.scheduler.add(job) is None:
             self.known.add(request)
         else:
-            assert prompt + answer > NUM_BLOCKS * BLOCK - BLOCK
+            assert job.prompt_tokens + answer > NUM_BLOCKS * BLOCK - BLOCK
 
     @rule(
         request=requests,
@@ -111,9 +119,8 @@ class InstanceMachine(RuleBasedStateMachine):
         assert plan.prompt_tokens <= 12
         for item in plan.items:
             assert len(item.blocks) * BLOCK >= item.start + item.num_tokens
-            names = self.content[item.request_id]
-            before = min(item.start // BLOCK, len(names))
-            assert [self.blocks.get(b) for b in item.blocks[:before]] == [*names[:before]]
+            names = block_names(self.content[item.request_id][: item.start], BLOCK)
+            assert [self.blocks.get(b) for b in item.blocks[: len(names)]] == [*names]
         for item in plan.items:
             self.write(item)
         self.now_s += 0.1
@@ -128,6 +135,7 @@ class InstanceMachine(RuleBasedStateMachine):
         outcome = self.scheduler.commit(plan, tokens)
         assert {new.request_id for new in outcome.tokens} == set(tokens)
         for new in outcome.tokens:
+            self.content[new.request_id].append(token)
             assert new.request_id in self.granted
             assert new.index == self.tokens.get(new.request_id, 0)
             self.tokens[new.request_id] = new.index + 1
@@ -139,8 +147,8 @@ class InstanceMachine(RuleBasedStateMachine):
         return True
 
     def write(self, item: PlanItem) -> None:
-        """What the blocks hold after the step; only full blocks of prompts have names."""
-        names = self.content[item.request_id]
+        """What the blocks hold after the step; only full blocks have names."""
+        names = block_names(self.content[item.request_id], BLOCK)
         for index in range(item.start // BLOCK, -(-(item.start + item.num_tokens) // BLOCK)):
             full = (index + 1) * BLOCK <= item.start + item.num_tokens
             self.blocks.pop(item.blocks[index], None)

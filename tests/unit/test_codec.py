@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rondo.errors import DecodeError
+from rondo.logprobs import Logprobs
 from rondo.wire.codec import SCHEMA_VERSION, decode, encode, pack_tokens, unpack_tokens
 from rondo.wire.messages import Cancel, Message, StatusRequest, TokenDelta, TokenFrame
 
@@ -24,6 +25,10 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     bytes: st.binary(max_size=40),
     bool: st.booleans(),
     type(None): st.none(),
+    # Its byte strings must agree in length.
+    Logprobs: st.integers(0, 3).map(
+        lambda n: Logprobs.pack(2, [-1.0] * n, [7, 8] * n, [-2.0] * 2 * n)
+    ),
 }
 KINDS: tuple[type[msgspec.Struct], ...] = typing.get_args(Message)
 

@@ -183,6 +183,24 @@ def test_pieces_of_a_text_make_up_the_full_decode(
 
 
 @EVERY_KIND
+@pytest.mark.parametrize("skip", [True, False])
+def test_every_split_gives_what_transformers_decodes(
+    kind: Callable[[], Tokenizer], skip: bool
+) -> None:
+    """Emoji of several parts, combining characters and special tokens, cut everywhere."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = kind()
+    reference = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    for text in (*CORPUS, "a<|end|>b👨‍👩‍👧e\u0301<tool>नि", " 🇨🇭\n\n  x . n't"):
+        ids = tokenizer.encode(text).ids
+        full = reference.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        for border in range(len(ids) + 1):
+            assert "".join(pieces_of(tokenizer, ids, [border], skip)) == full
+        assert "".join(pieces_of(tokenizer, ids, list(range(len(ids))), skip)) == full
+
+
+@EVERY_KIND
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), borders=BORDERS, skip=st.booleans())
 def test_pieces_of_any_ids_make_up_the_full_decode(

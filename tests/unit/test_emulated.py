@@ -10,12 +10,10 @@ import pytest
 from rondo.errors import ConfigError, EngineError
 from rondo.perf.profile import LatencyProfile
 from rondo.policy.plan import PlanItem, plan_of
-from rondo.types import Chunk, Phase
+from rondo.types import Phase
 from rondo_worker.engines.base import EngineSpec
-from rondo_worker.engines.calibrate import CASES, Samples, fit_profile
 from rondo_worker.engines.emulated import EmulatedEngine
 from rondo_worker.engines.hashing import extend_hash, hash_tokens
-from rondo_worker.engines.least_squares import fit_non_negative
 from tests.support.drive import Driver, request
 
 NOTHING = LatencyProfile(
@@ -113,49 +111,6 @@ def test_answers_have_the_documented_length() -> None:
     # Geometric with mean 64 has a deviation of 63.5; 400 of them, so 3.2 for their mean.
     assert 54 < mean(lengths) < 74
     assert {answer[-1] for answer in driver.answers.values()} == {1}
-
-
-@pytest.mark.parametrize("floor_ms", [0.0, 12.0])
-def test_a_profile_is_recovered_from_its_own_times(floor_ms: float) -> None:
-    profile = LatencyProfile(
-        name="known",
-        source="made up for tests",
-        prefill_floor_ms=(floor_ms, 0.0),
-        prefill_line_ms=(0.5, 0.02),
-        prefill_attn_ms=(0.0, 0.0, 2e-6),
-        decode_ms=(1.0, 0.05, 0.0003),
-    )
-    samples = Samples()
-    for prompts, tokens, steps in CASES:
-        size = tokens // steps
-        for start in range(0, tokens, size):
-            items = [prefill(f"r{i}", start, size, ()) for i in range(prompts)]
-            chunks = [Chunk(size, start)] * prompts
-            plan = plan_of(Phase.PREFILL, tuple(items))
-            for noise in (1.0, 1.01, 40.0):  # a median does not see the interruption
-                samples.add(plan, profile.prefill_s(chunks) * noise)
-        items = [prefill(f"r{i}", tokens, 1, ()) for i in range(prompts)]
-        samples.add(plan_of(Phase.DECODE, tuple(items)), profile.decode_s(prompts, 0))
-        samples.decode[prompts, prompts * tokens] = [profile.decode_s(prompts, prompts * tokens)]
-    fitted = fit_profile(SPEC, samples)
-    for tokens in (16, 200, 1000, 5000):
-        chunks = [Chunk(tokens, 100)]
-        assert fitted.prefill_s(chunks) == pytest.approx(profile.prefill_s(chunks), rel=0.05)
-    for batch, context in ((1, 100), (8, 1000), (16, 4000)):
-        expected_s = profile.decode_s(batch, context)
-        assert fitted.decode_s(batch, context) == pytest.approx(expected_s, rel=0.01)
-    assert fitted.num_blocks == SPEC.num_blocks
-
-
-def test_non_negative_least_squares() -> None:
-    rows = [(1.0, x, x * x) for x in (1.0, 2.0, 5.0, 9.0, 14.0)]
-    exact = fit_non_negative(rows, [3.0 + 0.5 * x + 0.1 * y for _, x, y in rows])
-    assert exact == pytest.approx([3.0, 0.5, 0.1])
-    falling = fit_non_negative(rows, [20.0 - x for _, x, _ in rows])
-    assert min(falling) >= 0.0
-    assert falling[1:] == [0.0, 0.0], "a slope below zero becomes zero"
-    same = fit_non_negative([(1.0, 4.0, 16.0)] * 3, [2.0, 2.0, 2.0])
-    assert sum(c * f for c, f in zip(same, (1.0, 4.0, 16.0), strict=True)) == pytest.approx(2.0)
 
 
 def test_a_hash_can_be_carried_on() -> None:

@@ -148,7 +148,7 @@ def test_the_expected_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"n": 99}, "n", "invalid_value"),
         ({"slo": {"ttft_ms": -1}}, "slo.ttft_ms", "invalid_value"),
-        ({"tools": [{}]}, "tools", "unsupported_parameter"),
+        ({"audio": {}}, "audio", "unsupported_parameter"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content",

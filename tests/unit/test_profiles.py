@@ -26,7 +26,31 @@ def write(path: Path, content: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", builtin_names())
+#: Derived from published measurements of GPUs, and measured here on CPUs.
+GPU_NAMES = [name for name in builtin_names() if "-tp" in name]
+CPU_NAMES = [name for name in builtin_names() if "-cpu" in name]
+
+
+def test_every_builtin_profile_is_of_a_known_origin() -> None:
+    assert sorted([*GPU_NAMES, *CPU_NAMES]) == builtin_names()
+
+
+@pytest.mark.parametrize("name", CPU_NAMES)
+def test_a_measured_profile_says_how_and_how_well(name: str) -> None:
+    profile = load_profile(name)
+    path = ROOT / f"shared/src/rondo/perf/profiles/{name}.json"
+    fit = json.loads(path.read_text())["fit"]
+    assert profile.name == name
+    assert profile.licence
+    assert "rondo-bench profile" in profile.source
+    assert name.rpartition("-")[2] in profile.source
+    assert set(fit) == {"prefill", "decode", "fused"}
+    assert all(kind["mean_error"] < 0.15 for kind in fit.values())
+    assert 0 < profile.decode_s(1, 100) < profile.decode_s(32, 16_000)
+    assert 0 < profile.step_s(64, 64**2, 0, 0) < profile.step_s(1024, 1024**2, 0, 0)
+
+
+@pytest.mark.parametrize("name", GPU_NAMES)
 def test_a_builtin_profile_is_whole_and_plausible(name: str) -> None:
     profile = load_profile(name)
     assert profile.name == name
@@ -40,7 +64,7 @@ def test_a_builtin_profile_is_whole_and_plausible(name: str) -> None:
     assert one_s < riding_s < one_s + profile.decode_s(32, 16_000)
 
 
-@pytest.mark.parametrize("name", [name for name in builtin_names() if "-tp" in name])
+@pytest.mark.parametrize("name", GPU_NAMES)
 def test_the_pool_follows_from_the_memory(name: str) -> None:
     profile = load_profile(name)
     assert profile.num_gpus
@@ -94,7 +118,7 @@ def test_the_published_fits_load_by_key_and_the_builtins_are_made_of_them() -> N
     assert (fit.cpu_ms, builtin.cpu_ms) == (0.0, 4.0)
     derive = runpy.run_path(str(ROOT / "tools/perf/derive_profiles.py"))
     coefficients = json.loads(PUBLISHED.read_text())
-    for name in builtin_names():
+    for name in GPU_NAMES:
         text = (ROOT / f"shared/src/rondo/perf/profiles/{name}.json").read_text()
         assert derive["profile"](name, coefficients) == json.loads(text)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rondo_gateway.errors import ApiError
 from rondo_gateway.schemas import ChatBody, CompletionBody
 
 
@@ -27,6 +28,11 @@ def refused_field(make: Any, **fields: Any) -> str:
     return ".".join(str(part) for part in caught.value.errors()[0]["loc"])
 
 
+def refused_top(make: Any, **fields: Any) -> str:
+    """Return the first part of that name."""
+    return refused_field(make, **fields).partition(".")[0]
+
+
 ACCEPTED: list[tuple[str, list[Any]]] = [
     ("max_tokens", [1, 10**6, None]),
     ("temperature", [0, 0.0, 1, 2.0, None]),
@@ -41,14 +47,17 @@ ACCEPTED: list[tuple[str, list[Any]]] = [
     ("n", [1, 16, None]),
     ("stream", [True, False, None]),
     ("stream_options", [None]),
-    ("logit_bias", [None, {}]),
-    ("slo", [None, {}, {"ttft_ms": 1}, {"ttft_ms": 200.5, "tpot_ms": 50}]),
+    ("logit_bias", [None, {}, {"5": 1}, {"50256": -100, "0": 100.0}]),
+    ("stop_token_ids", [None, [], [5, 6]]),
+    ("min_tokens", [0, 5, None]),
+    ("repetition_penalty", [0.5, 1, 2.0, None]),
+    ("truncate_prompt_tokens", [1, None]),
+    ("slo", [None, {}, "batch", {"class": "batch"}, {"ttft_ms": 200.5, "tpot_ms": 50}]),
     # Known to OpenAI, without effect here.
     ("user", ["me", None]),
     ("metadata", [{"a": "b"}]),
     ("store", [True]),
     ("service_tier", ["auto"]),
-    ("parallel_tool_calls", [True]),
     ("reasoning_effort", ["low"]),
     ("prompt_cache_key", ["k"]),
     # Known to nobody.
@@ -56,7 +65,7 @@ ACCEPTED: list[tuple[str, list[Any]]] = [
 ]
 REFUSED: list[tuple[str, list[Any]]] = [
     ("model", [None, 1, "\ud800"]),
-    ("max_tokens", [0, -1, 1.5, "5", True]),
+    ("max_tokens", [-1, 1.5, "5", True]),
     ("temperature", [-0.1, 2.1, math.nan, math.inf, "0.5", True]),
     ("top_p", [0, -0.1, 1.1, math.nan]),
     ("top_k", [-2, 1.5, "1"]),
@@ -68,18 +77,28 @@ REFUSED: list[tuple[str, list[Any]]] = [
     ("ignore_eos", ["yes", 1]),
     ("n", [0, 17, -1, True]),
     ("stream", ["true", 1]),
-    ("logit_bias", [{"50256": -100}]),
-    ("slo", ["fast"]),
+    ("logit_bias", [5, [], {"a": 1}, {"-1": 1}, {"5": 101}, {"5": "1"}, {"5": math.nan}]),
+    ("stop_token_ids", [5, ["a"], [True], [1] * 65]),
+    ("min_tokens", [-1, 0.5]),
+    ("repetition_penalty", [0, -1, 11, math.nan]),
+    ("slo", [5, [], "\ud800"]),
+    ("guided_json", [5, [], ""]),
+    ("guided_choice", [[], [""], "a", [5]]),
+    ("guided_regex", ["", 5]),
+    ("user", [5]),
+    ("priority", ["high", 1.5]),
 ]
 REFUSED_CHAT: list[tuple[str, list[Any]]] = [
+    ("max_tokens", [0]),
     ("max_completion_tokens", [0, "5"]),
-    ("logprobs", [True, 1]),
-    ("top_logprobs", [5]),
-    ("tools", [[{"type": "function", "function": {"name": "f"}}]]),
-    ("tool_choice", ["required", {"type": "function", "function": {"name": "f"}}]),
+    ("logprobs", [1, "yes"]),
+    ("top_logprobs", [5, 21, -1]),  # the first without logprobs
+    ("tools", [{}, [{}], [{"type": "x"}], [{"type": "function", "function": {"name": "a b"}}]]),
+    ("tool_choice", ["required", "x", {"type": "function", "function": {"name": "f"}}]),
+    ("tool_choice", [{"type": "allowed_tools", "allowed_tools": {}}]),
     ("functions", [[{"name": "f"}]]),
     ("function_call", [{"name": "f"}]),
-    ("response_format", [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}]),
+    ("response_format", [{"type": "xml"}, {}, "json", {"type": "json_schema", "json_schema": {}}]),
     ("modalities", [["audio"], ["text", "audio"]]),
     ("audio", [{"voice": "alloy", "format": "wav"}]),
     ("web_search_options", [{}]),
@@ -87,29 +106,29 @@ REFUSED_CHAT: list[tuple[str, list[Any]]] = [
 ]
 NEUTRAL_CHAT: list[tuple[str, list[Any]]] = [
     ("max_completion_tokens", [1, None]),
-    ("logprobs", [False, None]),
+    ("logprobs", [True, False, None]),
     ("top_logprobs", [0, None]),
-    ("tools", [[], None]),
+    ("tools", [[], None, [{"type": "function", "function": {"name": "f"}}]]),
     ("tool_choice", ["none", "auto", None]),
     ("functions", [[], None]),
     ("function_call", ["none", "auto", None]),
-    ("response_format", [{"type": "text"}, None]),
+    ("response_format", [{"type": "text"}, {"type": "json_object"}, None]),
     ("modalities", [["text"], None]),
     ("audio", [None]),
 ]
 REFUSED_COMPLETION: list[tuple[str, list[Any]]] = [
-    ("logprobs", [1, 5]),
-    ("echo", [True]),
+    ("logprobs", [-1, 21, True, "5"]),
+    ("echo", [1]),
     ("suffix", ["end"]),
-    ("best_of", [2, 0]),
+    ("best_of", [17, 0]),
     ("prompt", [None, 5, [], [[]], ["a", 1], [1, "a"], [True], [[1], "a"], [[1.5]], "\ud800", {}]),
     ("prompt", [["a"] * 257]),
 ]
 NEUTRAL_COMPLETION: list[tuple[str, list[Any]]] = [
-    ("logprobs", [0, False, None]),
-    ("echo", [False, None]),
+    ("logprobs", [0, 5, 20, False, None]),
+    ("echo", [True, False, None]),
     ("suffix", ["", None]),
-    ("best_of", [1, None]),
+    ("best_of", [1, 2, None]),
     ("prompt", ["", "a", ["a", "b"], [1, 2], list(range(1_000)), [[1], [2, 3]]]),
 ]
 
@@ -127,12 +146,12 @@ def test_accepted(make: Any, name: str, value: Any) -> None:
 @pytest.mark.parametrize("make", [chat, completion])
 @pytest.mark.parametrize(("name", "value"), flat(REFUSED))
 def test_refused_under_its_name(make: Any, name: str, value: Any) -> None:
-    assert refused_field(make, **{name: value}) == name
+    assert refused_top(make, **{name: value}) == name
 
 
 @pytest.mark.parametrize(("name", "value"), flat(REFUSED_CHAT))
 def test_refused_in_a_chat(name: str, value: Any) -> None:
-    assert refused_field(chat, **{name: value}) == name
+    assert refused_top(chat, **{name: value}) == name
 
 
 @pytest.mark.parametrize(("name", "value"), flat(NEUTRAL_CHAT))
@@ -142,7 +161,7 @@ def test_neutral_values_are_accepted_in_a_chat(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("name", "value"), flat(REFUSED_COMPLETION))
 def test_refused_in_a_completion(name: str, value: Any) -> None:
-    assert refused_field(completion, **{name: value}) == name
+    assert refused_top(completion, **{name: value}) == name
 
 
 @pytest.mark.parametrize(("name", "value"), flat(NEUTRAL_COMPLETION))
@@ -160,7 +179,7 @@ def test_a_missing_field_is_named(make: Any) -> None:
 
 def test_an_unsupported_parameter_has_its_own_error_type() -> None:
     with pytest.raises(ValidationError) as caught:
-        chat(tools=[{}])
+        chat(audio={})
     assert caught.value.errors()[0]["type"] == "unsupported_parameter"
 
 
@@ -234,3 +253,33 @@ def test_bad_tool_arguments_are_named(arguments: Any) -> None:
     messages = [{"role": "assistant", "tool_calls": [call]}]
     where = "messages.0.tool_calls.0.function.arguments"
     assert refused_field(chat, messages=messages) == where
+
+
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+
+
+def test_a_named_function_must_be_there() -> None:
+    tools = [FUNCTION]
+    assert chat(tools=tools, tool_choice=FUNCTION).tool_choice == "function:f"
+    other = {"type": "function", "function": {"name": "g"}}
+    assert refused_field(chat, tools=tools, tool_choice=other) == "tool_choice"
+
+
+def test_the_best_of_fewer_than_n_or_of_a_stream_is_refused() -> None:
+    assert refused_field(completion, n=3, best_of=2) == "best_of"
+    assert refused_field(completion, n=1, best_of=2, stream=True) == "best_of"
+    completion(n=2, best_of=2, stream=True)
+
+
+def test_forms_exclude_each_other() -> None:
+    body = chat(guided_regex="a", response_format={"type": "json_object"})
+    with pytest.raises(ApiError) as caught:
+        body.structure()
+    assert caught.value.param == "guided_regex"
+    assert chat(response_format={"type": "text"}).structure() is None
+
+
+def test_a_json_schema_format_needs_its_schema() -> None:
+    with pytest.raises(ApiError) as caught:
+        chat(response_format={"type": "json_schema"}).structure()
+    assert caught.value.param == "response_format.json_schema"

@@ -27,7 +27,8 @@ NOTES = """\
 `rondo-bench engines --write` writes this. All engines run the same model, a Llama with random
 weights, on the same prompts; each has a process of its own and they take turns, case by case.
 
-* `torch`: Rondo's own engine under Rondo's instance scheduler.
+* `torch`: Rondo's own engine under Rondo's instance scheduler. Of a prompt's last layer it computes
+  only what the first token needs.
 * `transformers`: `AutoModelForCausalLM`, one padless batch, scaled-dot-product attention.
 * `vllm`: vLLM in process with its own scheduler, not compiled, prefix cache off.
 * `vllm_phase`: vLLM's model runner under Rondo's instance scheduler, otherwise as `vllm`.

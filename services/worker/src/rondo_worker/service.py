@@ -228,6 +228,10 @@ class WorkerService:
         except EngineError as error:
             self._streams.fail(error)
             return
+        except Exception:  # whatever it was: a request that is live must end
+            log.exception("run_unreadable")
+            self._streams.fail(EngineError("it cannot be read", (run.request_id,)))
+            return
         if not self._loop.post(lambda s, engine: self._add(s, engine, job, request)):
             self._streams.hand_back(run.request_id)
 

@@ -6,9 +6,12 @@ executes exactly the step it is given. One thread owns an engine: it need not be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from rondo.errors import EngineError
+from rondo.logprobs import Logprobs
 from rondo.policy.plan import StepPlan
 from rondo.types import Sampling
 
@@ -18,7 +21,8 @@ class EngineSpec:
     """What an engine can hold.
 
     `num_blocks` blocks of `block_size` tokens are the whole KV pool; `max_model_len` bounds prompt
-    plus answer of one request, in tokens; token ids are below `vocab_size`.
+    plus answer of one request, in tokens; token ids are below `vocab_size`. `weight_bytes` and
+    `kv_bytes` are what weights and pool take, over all devices; 0: an engine without.
     """
 
     model: str
@@ -28,6 +32,8 @@ class EngineSpec:
     block_size: int
     num_blocks: int
     eos_token_ids: tuple[int, ...]
+    weight_bytes: int = 0
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,37 @@ class EngineRequest:
     num_resumed: int = 0
 
 
+class UnsupportedRequest(EngineError):
+    """This engine cannot do what a request asks for; `param` is the parameter's name.
+
+    It is the request's fault: such an error, even amid a step, says nothing about the engine."""
+
+    def __init__(self, param: str, problem: str, request_ids: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, request_ids)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class StepLogprobs:
+    """Logprobs that a step brought, by request id, for those requests that ask for them.
+
+    `tokens` has one row, of the new token; `prompts` every row of a prompt but its first token's,
+    with the step that ended its prefill.
+    """
+
+    tokens: Mapping[str, Logprobs] = field(default_factory=dict)
+    prompts: Mapping[str, Logprobs] = field(default_factory=dict)
+
+    def joined(self, more: StepLogprobs) -> StepLogprobs:
+        """These and more, of other requests."""
+        if not (more.tokens or more.prompts):
+            return self
+        return StepLogprobs({**self.tokens, **more.tokens}, {**self.prompts, **more.prompts})
+
+
+NO_LOGPROBS = StepLogprobs()
+
+
 class Engine(Protocol):
     """Computes tokens. Every method is called from one thread."""
 
@@ -60,6 +97,7 @@ class Engine(Protocol):
         Raises:
             EngineError: the prompt is empty, holds an id outside the vocabulary, or is longer with
                 its `max_tokens` than `max_model_len`; or the id is live already.
+            UnsupportedRequest: its sampling asks for something that this engine does not do.
         """
         ...
 
@@ -81,6 +119,15 @@ class Engine(Protocol):
             EngineError: names the requests of the step; their state on the engine is undefined
                 and they must be removed.
         """
+        ...
+
+    def take_logprobs(self) -> StepLogprobs:
+        """What the last step brought for requests that ask for logprobs; once."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The most memory that the engine has held so far: of its CUDA devices what was allocated
+        there, on a CPU the resident size of its processes. 0 when it is closed."""
         ...
 
     def close(self) -> None:

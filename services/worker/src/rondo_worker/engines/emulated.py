@@ -32,11 +32,19 @@ from pathlib import Path
 from rondo.errors import ConfigError, EngineError
 from rondo.perf.profile import LatencyProfile
 from rondo.policy.plan import StepPlan
-from rondo_worker.engines.base import EngineRequest, EngineSpec
+from rondo.types import Sampling
+from rondo_worker.engines.base import (
+    NO_LOGPROBS,
+    EngineRequest,
+    EngineSpec,
+    StepLogprobs,
+    UnsupportedRequest,
+)
 from rondo_worker.engines.hashing import extend_hash, hash_tokens, mix64
 from rondo_worker.engines.hf_config import read_config
 from rondo_worker.engines.hf_tokens import ordinary_token_ids
 from rondo_worker.engines.kv_shadow import KvShadow
+from rondo_worker.engines.memory import process_peak_bytes
 from rondo_worker.engines.sequences import SequenceTable
 
 MEAN_ANSWER_TOKENS = 64
@@ -110,6 +118,8 @@ class EmulatedEngine:
 
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
+        if missing := _missing(request.sampling):
+            raise UnsupportedRequest(missing, "the emulated engine has no probabilities")
         self._sequences.add(request)
         self._hashes[request.request_id] = hash_tokens(request.prompt)
 
@@ -145,6 +155,14 @@ class EmulatedEngine:
             plan.prompt_tokens, plan.pairs, plan.num_decodes, plan.context_tokens
         )
 
+    def take_logprobs(self) -> StepLogprobs:
+        """Nothing: requests that ask for them are refused."""
+        return NO_LOGPROBS
+
+    def peak_bytes(self) -> int:
+        """Of this process: there is nothing else."""
+        return process_peak_bytes()
+
     def close(self) -> None:
         """Forgets everything."""
         for request_id in list(self._hashes):
@@ -172,3 +190,12 @@ class EmulatedEngine:
         while (now_s := time.perf_counter()) < self._end_s:
             pass
         self._returned_s = now_s
+
+
+def _missing(sampling: Sampling) -> str | None:
+    """What is asked for that only a model's probabilities can answer."""
+    if sampling.grammar:
+        return "grammar"
+    if sampling.logprobs is not None:
+        return "logprobs"
+    return None if sampling.prompt_logprobs is None else "prompt_logprobs"

@@ -67,7 +67,10 @@ class KvShadow:
             self.release(item.request_id)  # preempted, and starts from a prefix that is there
             table = self._tables.setdefault(item.request_id, _Table())
         end = item.start + item.num_tokens
-        extend_names(table.names, sequence.tokens, self._size, end)
+        named = len(table.names)
+        if fresh := max(0, end // self._size - named):
+            unnamed = sequence.tokens[named * self._size : end]
+            extend_names(table.names, unnamed, self._size, fresh)
         for index in range(len(table.blocks), len(item.blocks)):
             block = item.blocks[index]
             if not 0 <= block < len(self._users):

@@ -24,9 +24,24 @@ class LiveSequence:
     output_counts: dict[int, int] = field(default_factory=dict)
 
     @property
+    def fresh(self) -> bool:
+        """Whether no token has been drawn yet."""
+        return len(self.tokens) == len(self.request.prompt)
+
+    @property
     def num_output(self) -> int:
         """Tokens of the answer so far, with those that another instance gave."""
         return len(self.tokens) - len(self.request.prompt) + self.request.num_resumed
+
+    @property
+    def own_prompt_tokens(self) -> int:
+        """Tokens of the prompt without those of a resumed answer."""
+        return len(self.request.prompt) - self.request.num_resumed
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's own logprobs are asked for and not sent yet."""
+        return self.request.sampling.prompt_logprobs is not None and self.fresh
 
 
 class SequenceTable:

@@ -49,7 +49,9 @@ class StepInputs:
 
     `num_prompt_rows` is where the second part begins. `last_rows` selects the rows that need
     logits; None means all of them. `segments` and `decode` are keyed by attention window (None:
-    everything is seen); either is empty when the step has no such part.
+    everything is seen); either is empty when the step has no such part. `last_view` is what the
+    `last_rows` see in the last layer, where each stands at the end of its sequence and attends as a
+    decode does; None where they do not, or where no compiled kernel attends.
     """
 
     tokens: torch.Tensor
@@ -59,6 +61,7 @@ class StepInputs:
     last_rows: torch.Tensor | None
     segments: dict[int | None, list[Segment]]
     decode: dict[int | None, DecodeView]
+    last_view: DecodeView | None = None
 
 
 class BatchBuilder:
@@ -102,7 +105,9 @@ class BatchBuilder:
             tokens += row.tokens[item.start : end]
             positions += range(item.start, end)
             slots += self._slots(item)
-            if end == len(row.tokens):
+            if row.scores_prompt:
+                last_rows += range(len(tokens) - item.num_tokens, len(tokens))
+            elif end == len(row.tokens):
                 last_rows.append(len(tokens) - 1)
         first = len(tokens)
         size = self._block_size
@@ -116,16 +121,42 @@ class BatchBuilder:
         tables = [self._seen_blocks(item, window) for item, window in pairs]
         views = self._table_windows() if decodes else []
         tables += [self._padded_tables(decodes, window) for window in views]
-        sent = self._send([tokens, positions, slots, last_rows, *tables])
+        ends = self._ends(chunks, decodes, rows) if chunks else None
+        last_table = self._padded_tables(ends, None) if ends else ()
+        sent = self._send([tokens, positions, slots, last_rows, last_table, *tables])
         return StepInputs(
             sent[0],
             sent[1],
             sent[2],
             first,
             sent[3] if chunks else None,
-            self._segments(pairs, sent[4 : 4 + len(pairs)]),
-            self._decode_views(decodes, sent[1][first:], sent[4 + len(pairs) :]),
+            self._segments(pairs, sent[5 : 5 + len(pairs)]),
+            self._decode_views(decodes, sent[1][first:], sent[5 + len(pairs) :]),
+            None if ends is None else self._last_view(sent[1], sent[3], sent[4]),
         )
+
+    def _ends(
+        self,
+        chunks: Sequence[PlanItem],
+        decodes: Sequence[PlanItem],
+        rows: Sequence[LiveSequence],
+    ) -> list[PlanItem] | None:
+        """The tokens that need logits, if each is the last one of its sequence."""
+        if self._trim or any(row.scores_prompt for row in rows[: len(chunks)]):
+            return None
+        ends = [
+            PlanItem(item.request_id, len(row.tokens) - 1, 1, item.blocks)
+            for item, row in zip(chunks, rows, strict=False)
+            if item.start + item.num_tokens == len(row.tokens)
+        ]
+        return [*ends, *decodes]
+
+    @staticmethod
+    def _last_view(
+        positions: torch.Tensor, last_rows: torch.Tensor, table: torch.Tensor
+    ) -> DecodeView:
+        own = positions.index_select(0, last_rows)
+        return DecodeView(table.view(len(own), -1) if len(own) else table, own, None)
 
     def _send(self, parts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         packed = array("q")

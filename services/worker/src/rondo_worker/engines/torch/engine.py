@@ -8,15 +8,17 @@ import torch
 
 from rondo.errors import ConfigError, EngineError, ModelError
 from rondo.policy.plan import StepPlan
-from rondo_worker.engines.base import EngineRequest, EngineSpec
+from rondo_worker.engines.base import EngineRequest, EngineSpec, StepLogprobs
 from rondo_worker.engines.hf_config import DTYPES, ModelConfig, read_config
+from rondo_worker.engines.memory import process_peak_bytes
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
 from rondo_worker.engines.torch.batch import BatchBuilder
+from rondo_worker.engines.torch.graphs import DecodeGraphs, record_decodes
 from rondo_worker.engines.torch.kv_pool import KvPool, choose_num_blocks
 from rondo_worker.engines.torch.linear import compute_dtype, has_native_bf16
 from rondo_worker.engines.torch.model import DecoderModel
 from rondo_worker.engines.torch.native import load_kernels
-from rondo_worker.engines.torch.sampler import Draw, sample
+from rondo_worker.engines.torch.sampler_step import StepSampler
 from rondo_worker.engines.torch.weights import WeightFiles
 
 #: Below this size one CPU thread is the default: a step is then many products of a few
@@ -44,13 +46,24 @@ class TorchEngine:
             less than 100 million parameters on a CPU, else what torch chose.
         native: use a compiled kernel for decode attention: C++ on a CPU where a compiler is found,
             Triton on CUDA. Without one torch does the same, slower.
+        graphs: record decode steps as CUDA graphs; needs the Triton kernel, no effect on a CPU.
     """
 
-    def __init__(self, spec: EngineSpec, model: DecoderModel, pool: KvPool, batch: BatchBuilder):
+    def __init__(
+        self,
+        spec: EngineSpec,
+        model: DecoderModel,
+        pool: KvPool,
+        batch: BatchBuilder,
+        sampler: StepSampler,
+        graphs: DecodeGraphs | None = None,
+    ):
         self._spec = spec
         self._model: DecoderModel | None = model
         self._pool: KvPool | None = pool
         self._batch = batch
+        self._sampler = sampler
+        self._graphs = graphs
         self._sequences = SequenceTable(spec)
         self._last: tuple[tuple[str, ...], torch.Tensor] | None = None
 
@@ -68,6 +81,7 @@ class TorchEngine:
         max_model_len: int | None = None,
         num_threads: int | None = None,
         native: bool = True,
+        graphs: bool = True,
     ) -> TorchEngine:
         """Reads a Hugging Face folder and takes the memory for its KV pool; see the class.
 
@@ -77,6 +91,7 @@ class TorchEngine:
         """
         config = read_config(path)
         place = _device(device)
+        _use(place)
         number = _dtype(dtype, place)
         _set_threads(num_threads, config, place)
         longest = _max_model_len(config, max_model_len)
@@ -84,6 +99,8 @@ class TorchEngine:
         files = WeightFiles(config.folder, place, number)
         model = DecoderModel(config, files, longest, place, kernels)
         count = choose_num_blocks(config, block_size, number, place, num_blocks, kv_memory_bytes)
+        recorded = graphs and place.type == "cuda" and kernels is not None
+        pool = KvPool(config, count, block_size, place, number, spare=recorded)
         spec = EngineSpec(
             model=model_name or config.folder.resolve().name,
             engine="torch",
@@ -92,12 +109,16 @@ class TorchEngine:
             block_size=block_size,
             num_blocks=count,
             eos_token_ids=config.eos_token_ids,
+            weight_bytes=model.num_bytes,
+            kv_bytes=pool.num_bytes,
         )
-        pool = KvPool(config, count, block_size, place, number)
         trim = kernels is None
         asks = compute_dtype(number, place)
         batch = BatchBuilder(config.windows, block_size, place, asks, trim_tables=trim)
-        return cls(spec, model, pool, batch)
+        steps = (
+            record_decodes(model, pool, config.windows, spec.max_model_len) if recorded else None
+        )
+        return cls(spec, model, pool, batch, StepSampler(spec, config.folder), steps)
 
     @property
     def spec(self) -> EngineSpec:
@@ -115,10 +136,16 @@ class TorchEngine:
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
         self._sequences.add(request)
+        try:
+            self._sampler.add(request)
+        except EngineError:
+            self._sequences.remove(request.request_id)
+            raise
 
     def remove(self, request_id: str) -> None:
         """Forgets a request."""
         self._sequences.remove(request_id)
+        self._sampler.remove(request_id)
 
     @torch.inference_mode()
     def step(self, plan: StepPlan) -> dict[str, int]:
@@ -131,30 +158,36 @@ class TorchEngine:
             raise EngineError(f"torch: {error}", ids) from error
         return self._sequences.commit(plan, rows, tokens)
 
+    def take_logprobs(self) -> StepLogprobs:
+        """What the last step brought; see `Engine.take_logprobs`."""
+        return self._sampler.take_logprobs()
+
+    def peak_bytes(self) -> int:
+        """Allocated on the CUDA device, or resident in this process; see `Engine.peak_bytes`."""
+        if self._pool is None:
+            return 0
+        device = self._pool.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        return process_peak_bytes()
+
     def close(self) -> None:
         """Frees weights and pool; the engine cannot step any more."""
         self._sequences.clear()
-        self._model = self._pool = self._last = None
+        self._sampler.clear()
+        self._model = self._pool = self._last = self._graphs = None
 
     def _compute(self, plan: StepPlan, rows: list[LiveSequence]) -> dict[str, int]:
         if self._model is None or self._pool is None:
             raise EngineError("the engine is closed")
+        _use(self._pool.device)
         inputs = self._batch.build(plan.chunks, plan.decodes, rows)
-        logits = self._model.forward(inputs, self._pool)
-        done = [
-            (item.request_id, row)
-            for item, row in zip(plan.items, rows, strict=True)
-            if item.start + item.num_tokens == len(row.tokens)
-        ]
-        self._last = tuple(request_id for request_id, _ in done), logits
-        if not done:
-            return {}
-        chosen = sample(logits, [_draw(row) for _, row in done]).tolist()
-        return {request_id: token for (request_id, _), token in zip(done, chosen, strict=True)}
-
-
-def _draw(row: LiveSequence) -> Draw:
-    return Draw(row.request.sampling, row.num_output, row.output_counts)
+        logits = self._graphs.run(inputs) if self._graphs and not plan.chunks else None
+        if logits is None:
+            logits = self._model.forward(inputs, self._pool)
+        chosen, chosen_logits = self._sampler.choose(plan, rows, logits)
+        self._last = tuple(chosen), chosen_logits
+        return chosen
 
 
 def _device(name: str) -> torch.device:
@@ -169,6 +202,12 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError("device", f"{name!r} is none of auto, cpu, cuda, cuda:N")
     return device
+
+
+def _use(device: torch.device) -> None:
+    """Has the calling thread launch its kernels there: Triton asks for nothing else."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -26,7 +26,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class KvPool:
-    """Keys and values of `num_blocks` blocks; who owns which block is the scheduler's business."""
+    """Keys and values of `num_blocks` blocks; who owns which block is the scheduler's business.
+
+    With `spare` there is one more, block `num_blocks`, where rows that pad a step may write.
+    """
 
     def __init__(
         self,
@@ -35,17 +38,21 @@ class KvPool:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        spare: bool = False,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (num_blocks * block_size, 2, config.num_kv_heads, config.head_dim)
+        self.device = device
+        total = num_blocks + spare
+        shape = (total * block_size, 2, config.num_kv_heads, config.head_dim)
         # Zeros, not empty: a masked position still enters a product, and 0 * NaN is NaN.
         slots = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
         self.slots = slots
-        """Per layer, one row a token slot: [num_blocks * block_size, 2, kv_heads, head_dim]."""
-        self.blocks = [layer.view(num_blocks, -1) for layer in slots]
+        """Per layer, one row a token slot: [slots, 2, kv_heads, head_dim]."""
+        self.blocks = [layer.view(total, -1) for layer in slots]
         """The same memory, one row a block."""
-        self.num_bytes = num_blocks * block_bytes(config, block_size, dtype)
+        self.num_bytes = total * block_bytes(config, block_size, dtype)
         """All of it."""
 
 

@@ -26,6 +26,11 @@ CPUINFO = Path("/proc/cpuinfo")
 class Linear(Protocol):
     """Multiplies rows [T, inputs] with a weight and adds its bias."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weight, as torch.Tensor.nbytes."""
+        ...
+
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """rows @ weight + bias, as [T, outputs] in the type of `rows`."""
         ...
@@ -63,6 +68,7 @@ class PlainLinear:
     def __init__(self, matrix: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._matrix = matrix
         self._bias = bias
+        self.nbytes = matrix.nbytes
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """rows @ weight + bias."""
@@ -80,6 +86,7 @@ class MklLinear:
         # as long as it is told that the weight was packed for the rows at hand.
         self._shape = torch.empty(1, 1).expand(weight.shape)
         self._bias = None if bias is None else bias.float()
+        self.nbytes = 4 * weight.numel()
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """rows @ weight + bias; rows in float32."""
@@ -96,6 +103,7 @@ class OnednnLinear:
         pack = torch.ops.mkldnn._reorder_linear_weight
         self._packed = pack(weight.contiguous(), ONEDNN_PACKED_FOR_ROWS)
         self._bias = bias
+        self.nbytes = weight.nbytes
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """rows @ weight + bias."""

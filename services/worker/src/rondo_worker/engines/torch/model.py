@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from rondo_worker.engines.hf_config import ModelConfig
 from rondo_worker.engines.torch.attention import PagedDecode, attend_decode, attend_prefill
-from rondo_worker.engines.torch.batch import StepInputs
+from rondo_worker.engines.torch.batch import DecodeView, StepInputs
 from rondo_worker.engines.torch.kv_pool import KvPool
 from rondo_worker.engines.torch.linear import Linear, compute_dtype, make_linear
 from rondo_worker.engines.torch.rope import pair_up, rotate_, rotation_table
@@ -116,64 +116,96 @@ class DecoderModel:
         self._eps = torch.tensor(config.norm_eps, device=device)
         self._rotations = rotation_table(config.rope, config.head_dim, num_positions, device)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all weights; those that are kept in two layouts count twice."""
+        parts: list[torch.Tensor | Linear]
+        parts = [self._embedding, self._norm, self._head, self._rotations]
+        for layer in self._layers:
+            parts += [layer.input_norm, layer.qkv, layer.output, layer.post_norm]
+            parts += [layer.gate_up, layer.down]
+        return sum(part.nbytes for part in parts)
+
     def forward(self, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
         """Logits [rows, vocabulary] of the rows that need them."""
         hidden = F.embedding(inputs.tokens, self._embedding).to(self._residual)
         rotations = self._rotations.index_select(0, inputs.positions)
+        rows, cut = inputs.last_rows, inputs.last_view
         for index, layer in enumerate(self._layers):
-            normed = self._normalise(hidden, layer.input_norm)
-            mixed = self._attention(layer, normed, rotations, inputs, pool, index)
-            hidden.add_(layer.output(mixed))
-            normed = self._normalise(hidden, layer.post_norm)
-            gate, up = layer.gate_up(normed).chunk(2, -1)
-            hidden.add_(layer.down(F.silu(gate).mul_(up)))
-        if inputs.last_rows is not None:
-            hidden = hidden.index_select(0, inputs.last_rows)
+            queries, fresh = self._project(layer, hidden, rotations, inputs, pool, index)
+            if cut is not None and rows is not None and index == len(self._layers) - 1:
+                # Nobody asks for more of the last layer than the rows with logits: with all keys
+                # and values in the pool, they attend as decodes do.
+                hidden, queries = hidden.index_select(0, rows), queries.index_select(0, rows)
+                if len(rows):
+                    mixed = self._attend_decode(queries, layer.window, cut, pool, index)
+                    self._advance_(hidden, layer, mixed)
+                return self._head(self._normalise(hidden, self._norm))
+            mixed = self._attend(layer.window, queries, fresh, inputs, pool, index)
+            self._advance_(hidden, layer, mixed)
+        if rows is not None:
+            hidden = hidden.index_select(0, rows)
         return self._head(self._normalise(hidden, self._norm))
 
-    def _attention(
+    def _project(
         self,
         layer: Layer,
-        normed: torch.Tensor,
+        hidden: torch.Tensor,
         rotations: torch.Tensor,
         inputs: StepInputs,
         pool: KvPool,
         index: int,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries [T, H, D]; keys and values [T, 2, kv_heads, D], which are in the pool then."""
         c = self._config
-        heads = layer.qkv(normed).view(-1, *self._head_rows())
+        heads = layer.qkv(self._normalise(hidden, layer.input_norm)).view(-1, *self._head_rows())
         turned = heads[:, : c.num_heads + c.num_kv_heads]
         if layer.qk_norm is not None:
             turned.mul_(inverse_rms(turned, self._eps)).mul_(layer.qk_norm)
         rotate_(turned, rotations)
-        queries = heads[:, : c.num_heads]
         fresh = heads[:, c.num_heads :].view(-1, 2, c.num_kv_heads, c.head_dim)
         slots = pool.slots[index]
         slots.index_copy_(0, inputs.slots, fresh.to(slots.dtype))
+        return heads[:, : c.num_heads], fresh
+
+    def _attend(
+        self,
+        window: int | None,
+        queries: torch.Tensor,
+        fresh: torch.Tensor,
+        inputs: StepInputs,
+        pool: KvPool,
+        index: int,
+    ) -> torch.Tensor:
         split = inputs.num_prompt_rows
         parts = []
         if inputs.segments:
-            segments = inputs.segments[layer.window]
-            blocks = pool.blocks[index]
+            segments, blocks = inputs.segments[window], pool.blocks[index]
             parts.append(attend_prefill(queries[:split], fresh[:split], blocks, segments))
         if inputs.decode:
-            parts.append(self._attend_decode(queries[split:], layer.window, inputs, pool, index))
+            view = inputs.decode[window]
+            parts.append(self._attend_decode(queries[split:], window, view, pool, index))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _attend_decode(
         self,
         queries: torch.Tensor,
         window: int | None,
-        inputs: StepInputs,
+        view: DecodeView,
         pool: KvPool,
         index: int,
     ) -> torch.Tensor:
-        view = inputs.decode[window]
         if self._kernels is None:
             return attend_decode(queries, pool.blocks[index], view, self._config.num_kv_heads)
         return self._kernels.paged_decode(
             queries, pool.slots[index], view.tables, view.positions, pool.block_size, window
         )
+
+    def _advance_(self, hidden: torch.Tensor, layer: Layer, mixed: torch.Tensor) -> None:
+        """What follows attention in a layer, added to `hidden` in place."""
+        hidden.add_(layer.output(mixed))
+        gate, up = layer.gate_up(self._normalise(hidden, layer.post_norm)).chunk(2, -1)
+        hidden.add_(layer.down(F.silu(gate).mul_(up)))
 
     def _normalise(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if rows.is_cuda:

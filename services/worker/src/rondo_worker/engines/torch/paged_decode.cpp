@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include <omp.h>
@@ -50,86 +51,109 @@ struct Shape {
     float scale;
 };
 
-template <typename T>
-float dot(const float* query, const T* key, int64_t dim) {
+// DIM is the head's size where it is known when this is compiled, else 0.
+template <int DIM, typename T>
+inline float dot(const float* query, const T* key, int64_t size) {
+    const int64_t dim = DIM ? DIM : size;
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
     for (int64_t d = 0; d < dim; ++d) sum += query[d] * to_float(key[d]);
     return sum;
 }
 
-// Scores become weights, not yet divided by their sum, which is returned.
-float exponentiate(float* scores, int64_t count) {
-    float top = scores[0];
-#pragma omp simd reduction(max : top)
-    for (int64_t t = 0; t < count; ++t) top = std::max(top, scores[t]);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t t = 0; t < count; ++t) {
-        scores[t] = exp_nonpositive(scores[t] - top);
-        sum += scores[t];
-    }
-    return sum;
+template <int DIM, typename T>
+inline void add_scaled(float* sum, float weight, const T* value, int64_t size) {
+    const int64_t dim = DIM ? DIM : size;
+#pragma omp simd
+    for (int64_t d = 0; d < dim; ++d) sum[d] += weight * to_float(value[d]);
 }
 
-template <typename T>
+template <typename T, int DIM>
 class Item {
   public:
     Item(const Shape& shape, const T* pool, const int64_t* table, int64_t position)
         : s(shape), pool_(pool), table_(table),
           first_(s.window ? std::max<int64_t>(0, position - s.window + 1) : 0),
-          count_(position - first_ + 1), group_(s.heads / s.kv_heads) {}
+          last_(position), group_(s.heads / s.kv_heads) {}
 
-    // Query heads of key heads [from, to). `queries` and `out` are the sequence's rows.
-    void run(const float* queries, float* out, int64_t from, int64_t to, std::vector<float>& scratch) {
-        const int64_t rows = (to - from) * group_, start = from * group_;
-        scratch.resize(rows * (count_ + 2 * s.dim));
-        float* scores = scratch.data();
-        float* scaled = scores + rows * count_;
-        float* sums = scaled + rows * s.dim;
-        for (int64_t i = 0; i < rows * s.dim; ++i) {
-            scaled[i] = queries[start * s.dim + i] * s.scale;
-            sums[i] = 0.0f;
-        }
-        for (int64_t t = 0; t < count_; ++t) {
-            const T* keys = token(t) + from * s.dim;
+    // Query heads of key heads [from, to). `queries` and `out` are the sequence's rows. Block by
+    // block with an online softmax, so that the pool is read once and from front to back.
+    void run(const float* queries, float* out, int64_t from, int64_t to,
+             std::vector<float>& scratch) {
+        const int64_t dim = DIM ? DIM : s.dim, rows = (to - from) * group_, size = s.block_size;
+        scratch.assign(rows * (2 * dim + size + 2), 0.0f);
+        float* scaled = scratch.data();
+        float* sums = scaled + rows * dim;
+        float* scores = sums + rows * dim;
+        float* tops = scores + rows * size;
+        float* totals = tops + rows;
+        const float* asked = queries + from * group_ * dim;
+        for (int64_t i = 0; i < rows * dim; ++i) scaled[i] = asked[i] * s.scale;
+        std::fill_n(tops, rows, -std::numeric_limits<float>::infinity());
+        for (int64_t block = first_ / size; block <= last_ / size; ++block) {
+            const int64_t begin = std::max(first_ - block * size, int64_t{0});
+            const int64_t count = std::min(last_ - block * size, size - 1) - begin + 1;
+            const T* keys = pool_ + ((table_[block] * size + begin) * 2 * s.kv_heads + from) * dim;
+            score(keys, count, rows, scaled, scores);
             for (int64_t row = 0; row < rows; ++row)
-                scores[row * count_ + t] =
-                    dot(scaled + row * s.dim, keys + row / group_ * s.dim, s.dim);
+                weigh(scores + row * size, count, sums + row * dim, tops[row], totals[row]);
+            mix(keys + s.kv_heads * dim, count, rows, scores, sums);
         }
         for (int64_t row = 0; row < rows; ++row) {
-            const float total = exponentiate(scores + row * count_, count_);
-            const float share = 1.0f / total;
-            for (int64_t t = 0; t < count_; ++t) scores[row * count_ + t] *= share;
+            const float share = 1.0f / totals[row];
+            float* result = out + (from * group_ + row) * dim;
+            for (int64_t d = 0; d < dim; ++d) result[d] = sums[row * dim + d] * share;
         }
-        for (int64_t t = 0; t < count_; ++t) {
-            const T* values = token(t) + (s.kv_heads + from) * s.dim;
-            for (int64_t row = 0; row < rows; ++row) {
-                const float weight = scores[row * count_ + t];
-                const T* value = values + row / group_ * s.dim;
-                float* sum = sums + row * s.dim;
-#pragma omp simd
-                for (int64_t d = 0; d < s.dim; ++d) sum[d] += weight * to_float(value[d]);
-            }
-        }
-        std::copy_n(sums, rows * s.dim, out + start * s.dim);
     }
 
   private:
-    // Keys of the t-th token that is seen.
-    const T* token(int64_t t) const {
-        const int64_t place = first_ + t;
-        const int64_t slot = table_[place / s.block_size] * s.block_size + place % s.block_size;
-        return pool_ + slot * 2 * s.kv_heads * s.dim;
+    int64_t dim() const { return DIM ? DIM : s.dim; }
+
+    void score(const T* keys, int64_t count, int64_t rows, const float* scaled,
+               float* scores) const {
+        for (int64_t t = 0; t < count; ++t, keys += 2 * s.kv_heads * dim())
+            for (int64_t row = 0, key = 0; row < rows; key += dim())
+                for (int64_t i = 0; i < group_; ++i, ++row)
+                    scores[row * s.block_size + t] =
+                        dot<DIM>(scaled + row * dim(), keys + key, dim());
+    }
+
+    // Scores of a block become weights that go with the highest score so far.
+    void weigh(float* scores, int64_t count, float* sums, float& top, float& total) const {
+        float high = top;
+#pragma omp simd reduction(max : high)
+        for (int64_t t = 0; t < count; ++t) high = std::max(high, scores[t]);
+        if (high > top) {
+            const float fade = exp_nonpositive(top - high);
+            total *= fade;
+            for (int64_t d = 0; d < dim(); ++d) sums[d] *= fade;
+            top = high;
+        }
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t t = 0; t < count; ++t) {
+            scores[t] = exp_nonpositive(scores[t] - high);
+            sum += scores[t];
+        }
+        total += sum;
+    }
+
+    void mix(const T* values, int64_t count, int64_t rows, const float* weights,
+             float* sums) const {
+        for (int64_t t = 0; t < count; ++t, values += 2 * s.kv_heads * dim())
+            for (int64_t row = 0, key = 0; row < rows; key += dim())
+                for (int64_t i = 0; i < group_; ++i, ++row)
+                    add_scaled<DIM>(sums + row * dim(), weights[row * s.block_size + t],
+                                    values + key, dim());
     }
 
     const Shape& s;
     const T* pool_;
     const int64_t* table_;
-    const int64_t first_, count_, group_;
+    const int64_t first_, last_, group_;
 };
 
-template <typename T>
+template <typename T, int DIM>
 void attend(const Shape& s, const float* queries, const T* pool, const int64_t* tables,
             const int64_t* positions, float* out, int threads) {
     // Few sequences are cut by heads, so that every thread has several items to take.
@@ -141,11 +165,19 @@ void attend(const Shape& s, const float* queries, const T* pool, const int64_t* 
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < s.batch * parts; ++i) {
             const int64_t row = i / parts, part = i % parts;
-            Item<T> item(s, pool, tables + row * s.width, positions[row]);
+            Item<T, DIM> item(s, pool, tables + row * s.width, positions[row]);
             item.run(queries + row * s.query_stride, out + row * s.heads * s.dim,
                      s.kv_heads * part / parts, s.kv_heads * (part + 1) / parts, scratch);
         }
     }
+}
+
+// By the sizes of heads that nearly all models have.
+template <typename T>
+void attend_any(const Shape& s, const float* queries, const void* pool, const int64_t* tables,
+                const int64_t* positions, float* out, int threads) {
+    const auto run = s.dim == 64 ? attend<T, 64> : s.dim == 128 ? attend<T, 128> : attend<T, 0>;
+    run(s, queries, static_cast<const T*>(pool), tables, positions, out, threads);
 }
 
 }  // namespace
@@ -160,7 +192,7 @@ extern "C" void rondo_paged_decode(const float* queries, const void* pool, const
                                    int64_t window, float scale, int is_bf16, int threads) {
     const Shape s{batch, heads, kv_heads, dim, query_stride, width, block_size, window, scale};
     if (is_bf16)
-        attend(s, queries, static_cast<const BFloat16*>(pool), tables, positions, out, threads);
+        attend_any<BFloat16>(s, queries, pool, tables, positions, out, threads);
     else
-        attend(s, queries, static_cast<const float*>(pool), tables, positions, out, threads);
+        attend_any<float>(s, queries, pool, tables, positions, out, threads);
 }

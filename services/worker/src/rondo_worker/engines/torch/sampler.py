@@ -1,21 +1,23 @@
 """Chooses the next token of each sequence from its logits, for a whole batch at once.
 
-The order is that of Hugging Face and vLLM: penalties, temperature, top-k, top-p, min-p. What is
-left is renormalised, and one uniform number picks a token by inverting the cumulative
-distribution in vocabulary order. That number is a hash of the request's seed and the token's
-index, so neither the batch nor the step in which a token is computed changes it. Tokens whose
-logits tie with the last one that a filter keeps are kept too.
+The order is that of Hugging Face and vLLM: biases and penalties (`sampler_adjust`), temperature,
+top-k, top-p, min-p. What is left is renormalised, and one uniform number picks a token by inverting
+the cumulative distribution in vocabulary order. That number is a hash of the request's seed and the
+token's index, so neither the batch nor the step in which a token is computed changes it. Tokens
+whose logits tie with the last one that a filter keeps are kept too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 
 from rondo.types import Sampling
 from rondo_worker.engines.hashing import uniform
+from rondo_worker.engines.torch.sampler_adjust import Allowed, Draw, adjust
+
+__all__ = ["Allowed", "Draw", "filtered_probabilities", "sample"]
 
 #: Below this temperature the distribution is a single token for every model there is.
 GREEDY_TEMPERATURE = 1e-5
@@ -23,23 +25,12 @@ GREEDY_TEMPERATURE = 1e-5
 NUCLEUS_TOKENS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One sequence's turn: how to sample, its token's index, and what it has said so far.
-
-    `output_counts` maps the tokens of the answer so far to how often they occurred.
-    """
-
-    sampling: Sampling
-    index: int
-    output_counts: Mapping[int, int] = field(default_factory=dict)
-
-
-def sample(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+def sample(
+    logits: torch.Tensor, draws: Sequence[Draw], allowed: Allowed | None = None
+) -> torch.Tensor:
     """Token ids [rows] for logits [rows, vocabulary]; `logits` is left as it was."""
-    penalised = [i for i, d in enumerate(draws) if _has_penalty(d.sampling)]
-    if penalised:
-        logits = _penalise(logits.float().clone(), draws, penalised)
+    if allowed is not None or any(_is_adjusted(d) for d in draws):
+        logits = adjust(logits, draws, allowed)
     warm = [i for i, d in enumerate(draws) if d.sampling.temperature >= GREEDY_TEMPERATURE]
     if not warm:
         return logits.argmax(-1)
@@ -130,26 +121,15 @@ def _lowest_kept(
     return ranked.masked_fill(outside, float("inf")).amin(-1, keepdim=True)
 
 
-def _penalise(
-    logits: torch.Tensor, draws: Sequence[Draw], penalised: Sequence[int]
-) -> torch.Tensor:
-    """OpenAI's penalties over the answer so far: frequency x count + presence."""
-    rows: list[int] = []
-    tokens: list[int] = []
-    amounts: list[float] = []
-    for row in penalised:
-        sampling = draws[row].sampling
-        for token, count in draws[row].output_counts.items():
-            rows.append(row)
-            tokens.append(token)
-            amounts.append(-sampling.presence_penalty - sampling.frequency_penalty * count)
-    places = torch.tensor([rows, tokens], device=logits.device, dtype=torch.int64)
-    change = torch.tensor(amounts, device=logits.device, dtype=logits.dtype)
-    return logits.index_put_((places[0], places[1]), change, accumulate=True)
-
-
-def _has_penalty(sampling: Sampling) -> bool:
-    return sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+def _is_adjusted(draw: Draw) -> bool:
+    sampling = draw.sampling
+    return (
+        sampling.presence_penalty != 0.0
+        or sampling.frequency_penalty != 0.0
+        or sampling.repetition_penalty != 1.0
+        or bool(sampling.logit_bias)
+        or bool(draw.banned)
+    )
 
 
 def _column(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:

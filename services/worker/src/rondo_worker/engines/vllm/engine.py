@@ -29,8 +29,17 @@ from typing import Any
 from rondo.errors import EngineError, ModelError
 from rondo.policy.plan import PlanItem, StepPlan, plan_of
 from rondo.types import Phase, Sampling
-from rondo_worker.engines.base import EngineRequest, EngineSpec
+from rondo_worker.engines.base import (
+    NO_LOGPROBS,
+    EngineRequest,
+    EngineSpec,
+    StepLogprobs,
+    UnsupportedRequest,
+)
+from rondo_worker.engines.grammar import GrammarTable
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
+from rondo_worker.engines.vllm.memory import peak_bytes
+from rondo_worker.engines.vllm.results import grammar_output, read_logprobs, sampling_params
 from rondo_worker.engines.vllm.rows import resume_rows, seed_of, seed_rows
 from rondo_worker.engines.vllm.startup import Runtime, start, use_threads
 
@@ -64,13 +73,15 @@ class VllmEngine:
         compiled: torch.compile and CUDA graphs; None is no on a CPU and yes on CUDA.
     """
 
-    def __init__(self, spec: EngineSpec, runtime: Runtime) -> None:
+    def __init__(self, spec: EngineSpec, runtime: Runtime, folder: Path) -> None:
         self._spec = spec
         self._runtime = runtime
         self._api = runtime.api
         self._executor: Any = runtime.executor
         self._sequences = SequenceTable(spec)
         self._known: dict[str, KnownRequest] = {}
+        self._grammars = GrammarTable(folder, spec.vocab_size, spec.eos_token_ids)
+        self._logprobs = NO_LOGPROBS
         self._gone: set[str] = set()  # removed here, not yet told to vLLM
         self._seeded = False
         self._thread = 0  # the one that stepped last
@@ -99,8 +110,10 @@ class VllmEngine:
             block_size=runtime.block_size,
             num_blocks=runtime.num_blocks,
             eos_token_ids=runtime.eos_token_ids,
+            weight_bytes=runtime.weight_bytes,
+            kv_bytes=runtime.kv_bytes,
         )
-        engine = cls(spec, runtime)
+        engine = cls(spec, runtime, Path(path))
         try:
             engine._first_step()
         except EngineError as error:
@@ -116,10 +129,16 @@ class VllmEngine:
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
         self._sequences.add(request)
+        try:
+            self._grammars.add(request)
+        except EngineError:
+            self._sequences.remove(request.request_id)
+            raise
 
     def remove(self, request_id: str) -> None:
         """Forgets a request; vLLM hears of it with the next step."""
         self._sequences.remove(request_id)
+        self._grammars.remove(request_id)
         if self._known.pop(request_id, None):
             self._gone.add(request_id)
 
@@ -132,18 +151,31 @@ class VllmEngine:
         ids = tuple(item.request_id for item in plan.items)
         by_id = dict(zip(ids, rows, strict=True))
         tokens: dict[str, int] = {}
+        self._logprobs = NO_LOGPROBS
         try:
             for items in passes(plan.items, self._runtime.max_tokens, self._runtime.max_rows):
                 tokens |= self._run(items, by_id)
+        except UnsupportedRequest:
+            raise  # one request's fault, found before vLLM was asked
         except EngineError as error:
             raise EngineError(error.problem, ids) from error
         except Exception as error:  # vLLM's own are of every kind, assertions included
             raise EngineError(f"vLLM: {type(error).__name__}: {error}", ids) from error
         return self._sequences.commit(plan, rows, tokens)
 
+    def take_logprobs(self) -> StepLogprobs:
+        """What the last step brought; see `Engine.take_logprobs`."""
+        taken, self._logprobs = self._logprobs, NO_LOGPROBS
+        return taken
+
+    def peak_bytes(self) -> int:
+        """Of all of vLLM's workers together; see `Engine.peak_bytes`."""
+        return sum(self._executor.collective_rpc(peak_bytes)) if self._executor else 0
+
     def close(self) -> None:
         """Frees weights and pool; the engine cannot step any more."""
         self._sequences.clear()
+        self._grammars.clear()
         self._known.clear()
         executor, self._executor = self._executor, None
         if executor is not None:
@@ -158,6 +190,8 @@ class VllmEngine:
     def _run(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> dict[str, int]:
         """One pass of the model; the next token of every request that is complete."""
         done = [i for i in items if i.start + i.num_tokens == len(by_id[i.request_id].tokens)]
+        drawn = [(i.request_id, by_id[i.request_id]) for i in done]
+        masks = grammar_output(self._api, self._grammars, drawn, self._spec.eos_token_ids)
         resumed = self._resumed(items, by_id)
         result = self._executor.execute_model(self._translate(items, by_id))
         if resumed:
@@ -167,13 +201,17 @@ class VllmEngine:
             self._executor.collective_rpc(seed_rows, args=(seeds,))
             self._seeded = bool(seeds)
         if result is None:  # the runner keeps the logits until it is told to sample
-            result = self._executor.sample_tokens(None)
+            result = self._executor.sample_tokens(masks)
         index, sampled = result.req_id_to_index, result.sampled_token_ids
         tokens = {i.request_id: sampled[index[i.request_id]] for i in done}
         for request_id, new in tokens.items():
             if len(new) != 1:
                 raise EngineError(f"vLLM sampled {len(new)} tokens for {request_id}, expected 1")
-        return {request_id: new[0] for request_id, new in tokens.items()}
+        chosen = {request_id: new[0] for request_id, new in tokens.items()}
+        self._grammars.advance(chosen)
+        new_logprobs = read_logprobs(result, dict(drawn))
+        self._logprobs = self._logprobs.joined(new_logprobs)
+        return chosen
 
     def _resumed(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> dict[str, int]:
         """Requests that vLLM hears of now, and how much of their answer another instance gave."""
@@ -249,21 +287,6 @@ def passes(items: Sequence[PlanItem], max_tokens: int, max_rows: int) -> Iterato
             group.append(item if whole else PlanItem(item.request_id, start, size, item.blocks))
             start, left, room = start + size, left - size, room - size
     yield group
-
-
-def sampling_params(api: Any, sampling: Sampling) -> Any:
-    """As vLLM takes them; no seed (see the module) and nothing that would end an answer."""
-    return api.SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        max_tokens=1,
-        ignore_eos=True,
-        detokenize=False,
-    )
 
 
 def _theirs(blocks: Sequence[int]) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from rondo.errors import ConfigError, ModelError
 from rondo_worker.engines.hf_config import ConfigFile
+from rondo_worker.engines.vllm.memory import weight_bytes
 
 SUPPORTED_VERSION = "0.32.0"
 #: KV pool on a CPU, unless asked for otherwise: this share of what is free, and at most so much.
@@ -33,6 +34,7 @@ NAMES = {
     "SchedulerOutput": "vllm.v1.core.sched.output",
     "CachedRequestData": "vllm.v1.core.sched.output",
     "NewRequestData": "vllm.v1.core.sched.output",
+    "GrammarOutput": "vllm.v1.core.sched.output",
     "load_general_plugins": "vllm.plugins",
     "current_platform": "vllm.platforms",
 }
@@ -45,6 +47,7 @@ FIELDS = {
     "num_computed_tokens num_output_tokens",
     "NewRequestData": "req_id prompt_token_ids mm_features sampling_params pooling_params "
     "block_ids num_computed_tokens lora_request",
+    "GrammarOutput": "structured_output_request_ids grammar_bitmask",
 }
 
 #: Set before vllm is imported, whatever the user has: the design rests on them.
@@ -85,6 +88,8 @@ class Runtime:
     vocab_size: int
     block_size: int
     num_blocks: int
+    kv_bytes: int
+    weight_bytes: int
     eos_token_ids: tuple[int, ...]
     max_tokens: int
     max_rows: int
@@ -116,7 +121,7 @@ def start(
     args["enforce_eager"] = on_cpu if compiled is None else not compiled
     try:
         config = api.EngineArgs(**args).create_engine_config()
-        executor, num_blocks = build_executor(api, config)
+        executor, num_blocks, kv_bytes = build_executor(api, config)
     except (AttributeError, TypeError) as error:
         raise ConfigError("engine", _mismatch(api.version, str(error))) from error
     except (ValueError, RuntimeError, NotImplementedError, AssertionError, OSError) as error:
@@ -128,6 +133,8 @@ def start(
         vocab_size=config.model_config.get_vocab_size(),
         block_size=config.cache_config.block_size,
         num_blocks=num_blocks,
+        kv_bytes=kv_bytes,
+        weight_bytes=weight_bytes(folder, config.model_config.dtype.itemsize),
         eos_token_ids=eos,
         max_tokens=config.scheduler_config.max_num_batched_tokens,
         max_rows=config.scheduler_config.max_num_seqs,
@@ -238,8 +245,9 @@ def engine_args(
     }
 
 
-def build_executor(api: SimpleNamespace, config: Any) -> tuple[Any, int]:
-    """vLLM's executor with weights and KV tensors, and the number of blocks that Rondo may use.
+def build_executor(api: SimpleNamespace, config: Any) -> tuple[Any, int, int]:
+    """vLLM's executor with weights and KV tensors, the number of blocks that Rondo may use, and
+    the bytes of the KV tensors on all devices.
 
     Raises:
         ModelError: the model needs more than one kind of KV block table.
@@ -258,7 +266,8 @@ def build_executor(api: SimpleNamespace, config: Any) -> tuple[Any, int]:
         raise ModelError(
             config.model_config.model, f"KV caches of {kinds}; supported is one of plain attention"
         )
-    return executor, pool.num_blocks - 1
+    kv_bytes = sum(tensor.size for tensor in pool.kv_cache_tensors)
+    return executor, pool.num_blocks - 1, kv_bytes * config.parallel_config.world_size
 
 
 def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
