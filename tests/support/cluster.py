@@ -65,9 +65,15 @@ class Cluster:
         return int(json.loads((self.run_dir / f"{program}.port").read_text())["port"])
 
     def metric(self, program: str, name: str) -> float:
-        """The sum of a metric's samples, over its labels."""
-        text = httpx.get(f"http://127.0.0.1:{self.port(program)}/metrics").text
-        lines = [line for line in text.splitlines() if line.startswith(name)]
+        """The sum of a metric's samples, over its labels and all programs of the kind."""
+        files = [*self.run_dir.glob(f"{program}.port"), *self.run_dir.glob(f"{program}-*.port")]
+        urls = [f"http://127.0.0.1:{self.port(file.stem)}/metrics" for file in files]
+        lines = [
+            line
+            for url in urls
+            for line in httpx.get(url).text.splitlines()
+            if line.startswith(name)
+        ]
         values = [line for line in lines if line[len(name)] in " {"]
         assert values, f"{program} has no metric {name}"
         return sum(float(line.rsplit(" ", 1)[1]) for line in values)

@@ -50,6 +50,7 @@ class Driver:
 
     def submit(self, *requests: EngineRequest) -> None:
         """Adds requests to engine and scheduler, and grants them."""
+        size = self.engine.spec.block_size
         for item in requests:
             self.engine.add(item)
             job = Job(
@@ -60,7 +61,8 @@ class Driver:
                 slo=SLO,
                 arrival_s=float(self.num_steps),
                 ignore_eos=item.ignore_eos,
-                block_names=block_names(item.prompt, self.engine.spec.block_size),
+                block_names=block_names(item.prompt, size),
+                tail=list(item.prompt[len(item.prompt) // size * size :]),
             )
             refusal = self.scheduler.add(job)
             assert refusal is None, refusal

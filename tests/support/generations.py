@@ -20,6 +20,7 @@ from rondo_gateway.generation import Generation
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
 from rondo_gateway.settings import GatewaySettings
+from rondo_gateway.text.assembler import TextRules
 from tests.support.collect import eventually
 from tests.support.services import EOS, GREEDY, MODEL, SLO, VOCAB_SIZE
 
@@ -67,7 +68,7 @@ class Gateway:
             max_tokens=max_tokens,
             sampling=GREEDY,
             slo=slo,
-            stops=stops,
+            rules=TextRules(stops=stops),
             ignore_eos=ignore_eos,
             arrival_s=time.monotonic(),
         )

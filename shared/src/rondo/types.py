@@ -103,8 +103,10 @@ class MacroLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Load of a macro-instance, as its owner sees it.
 
     `free_blocks` is of the instance that has most. `saved_tpot_s` is the mean over what decodes,
-    None when nothing does. The others count from the beginning of the owner's epoch: requests that
-    began to decode, the sums of their TTFT and of its limits, and what was refused for load.
+    None when nothing does. `instance_rate` is what one instance can serve of what came lately, in
+    requests/s; None: not known yet. The others count from the beginning of the owner's epoch:
+    requests that began to decode, the sums of their TTFT and of its limits, and what was refused
+    for load.
     """
 
     num_pending: int = 0
@@ -112,6 +114,7 @@ class MacroLoad(msgspec.Struct, frozen=True, kw_only=True):
     free_blocks: int = 0
     block_size: int = 1
     saved_tpot_s: float | None = None
+    instance_rate: float | None = None
     num_served: int = 0
     ttft_s: float = 0.0
     ttft_limit_s: float = 0.0

@@ -33,7 +33,7 @@ def figures(watch: Watch, outcomes: Sequence[Outcome], slo: Slo) -> dict[str, ob
         "least_instances": min(sizes),
         "most_instances": max(sizes),
         "most_macro_instances": max(len(sample.sizes) for sample in watch.samples),
-        "splits": kinds["created"] - 1 if kinds["created"] else 0,
+        "splits": kinds["created"],
         "merges": kinds["removed"],
         "hand_overs": len(moves),
         "longest_hand_over_ms": round(1e3 * max(moves, default=0.0), 1),

@@ -48,6 +48,9 @@ class _Timed:
     def load(self) -> LoadCount:
         return self.policy.load
 
+    def instance_rate(self) -> float | None:
+        return self.policy.instance_rate()
+
     def mean_saved_tpot_s(self, at_s: float) -> float | None:
         return self.policy.mean_saved_tpot_s(at_s)
 

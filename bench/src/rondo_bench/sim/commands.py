@@ -77,11 +77,12 @@ def run_goodput(args: argparse.Namespace) -> int:
             arrivals = make_workload(workload_of(args, args.seed, any_rate))
             start = START_SHARE * rough_capacity(spec, arrivals)
         found = GoodputSearch(measure, start, seeds).find(args.target)
-    print(json.dumps(_as_json(found)) if args.json else _as_text(found))
+    print(json.dumps(goodput_as_json(found)) if args.json else goodput_as_text(found))
     return 0
 
 
-def _as_json(found: Goodput) -> dict[str, object]:
+def goodput_as_json(found: Goodput) -> dict[str, object]:
+    """A search's result with the names that other programs read."""
     return {
         "target": found.target,
         "rate": found.rate,
@@ -94,7 +95,8 @@ def _as_json(found: Goodput) -> dict[str, object]:
     }
 
 
-def _as_text(found: Goodput) -> str:
+def goodput_as_text(found: Goodput) -> str:
+    """A search's result for people."""
     lines = [
         f"goodput   {found.rate:.3f} requests/s at {found.target:.0%} attainment "
         f"(seeds: {found.low:.3f} to {found.high:.3f})"

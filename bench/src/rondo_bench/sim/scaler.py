@@ -103,6 +103,7 @@ class SimScaler:
             ttft_limit_s=sum(limits) / len(limits),
             num_served=len(begun),
             num_refused=refused,
+            used_share=self._used_share(len(begun) + refused),
         )
         arrived = [
             r for r in self._cluster.records() if now_s - self._window_s < r.arrival.at_s <= now_s
@@ -110,6 +111,14 @@ class SimScaler:
         ended = [r for r in arrived if r.completed or r.rejected]
         met = sum(record.meets_slo for record in ended)
         return window, met / len(ended) if ended else None
+
+    def _used_share(self, num_offered: int) -> float | None:
+        macros = self._cluster.macros.values()
+        rates = [rate for macro in macros if (rate := macro.policy.instance_rate()) is not None]
+        if not rates or not self._mitosis.num_active:
+            return None
+        able = self._mitosis.num_active * sum(rates) / len(rates)
+        return min(1.0, num_offered / self._window_s / able) if able else 1.0
 
     def _is_new(self, record: RequestRecord) -> bool:
         begun = record.decode_start_s is not None or record.last_token_s is not None

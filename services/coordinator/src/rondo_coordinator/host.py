@@ -28,6 +28,8 @@ log = logging.getLogger("rondo.coordinator")
 
 #: An instance is told the same at most this often: what it said meanwhile may come in a burst.
 REPEAT_S = 0.5
+#: What an instance can serve is worked out this often.
+RATE_INTERVAL_S = 5.0
 
 
 class MacroHost:
@@ -61,11 +63,15 @@ class MacroHost:
         self._effects = Effects(macro_id, epoch, outbox, metrics)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
         self._told_s: dict[tuple[str, str], float] = {}  # (instance, what): when
+        self._rated_s = float("-inf")
+        self._rate: float | None = None
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Stops acting; whoever waits for admission is told to ask again, and whom."""
+        if self._closed:
+            return
         self._closed = True
         self._effects.hand_back()
         if self._timer:
@@ -250,11 +256,19 @@ class MacroHost:
             free_blocks=max((state.kv.free_blocks for state in states), default=0),
             block_size=max((member.record.block_size for member in members), default=1),
             saved_tpot_s=self._policy.mean_saved_tpot_s(time.monotonic()),
+            instance_rate=self._instance_rate(),
             num_served=count.num_served,
             ttft_s=count.ttft_s,
             ttft_limit_s=count.ttft_limit_s,
             num_refused=count.num_refused,
         )
+
+    def _instance_rate(self) -> float | None:
+        """Milliseconds of work, so not for every beat of the lease."""
+        now_s = time.monotonic()
+        if now_s - self._rated_s >= RATE_INTERVAL_S:
+            self._rated_s, self._rate = now_s, self._policy.instance_rate()
+        return self._rate
 
     def publish(self, kind: str, fields: m.Fields) -> None:
         """An event for observers, from this macro-instance."""

@@ -1,34 +1,40 @@
-"""Ownership of a macro-instance: a record with an epoch that only grows, renewed by its owner.
+"""Ownership of a macro-instance: the rules of its lease, run on the bus and the clock.
 
-Hosts share no clock, so nobody compares times: a stand-by takes over when it has seen no renewal
-for `lease_s` on its own clock, and the owner stops acting when it could not renew for that long.
+`lease_rules` decides. Here its reads and writes are made, what the watch shows is passed on, and
+its clock is kept: a stand-by wakes in the moment in which the owner's lease is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable
 
 import msgspec
 
 from rondo.bus.protocol import KeyUpdate, KeyValue, Subscription
+from rondo.bus.tasks import end_task
 from rondo.errors import BusUnavailable, RevisionConflict
 from rondo.service import logs
 from rondo.wire.messages import MacroRecord
+from rondo_coordinator import lease_events as events
+from rondo_coordinator.lease_rules import LeaseRules
 
 log = logging.getLogger("rondo.coordinator")
 
-#: An owner renews, and a stand-by looks, this many times per lease.
-BEATS_PER_LEASE = 3
+#: A read or write is given up after this part of the lease, so that another try fits in.
+TRIES_PER_LEASE = 3
+#: Claims are numbered from a random number of so many bits on.
+FIRST_BEAT_BITS = 48
 
 
 class Lease:
     """Competes for one macro-instance, for ever.
 
     Args:
+        lease_s: an owner that is silent for so long is replaced.
         describe: the record to publish; owner, epoch and beat are filled in here.
         on_acquire: called with the new epoch. on_lose: called when ownership ended.
     """
@@ -45,33 +51,38 @@ class Lease:
     ) -> None:
         self._bucket = bucket
         self._macro_id = macro_id
-        self._owner_id = owner_id
         self._lease_s = lease_s
+        self._timeout_s = lease_s / TRIES_PER_LEASE
         self._describe = describe
         self._on_acquire = on_acquire
         self._on_lose = on_lose
-        self._changed = asyncio.Event()
-        self._seen: KeyUpdate | None = None
-        self._seen_s = time.monotonic()
-        self._beat = 0
-        self._revision = 0
-        self._expiry: asyncio.TimerHandle | None = None
-        self._stopped = False
-        self.epoch = 0
-        self.owned = False
+        self._rules = LeaseRules(owner_id, lease_s, random.getrandbits(FIRST_BEAT_BITS))
+        self._call: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+
+    @property
+    def owned(self) -> bool:
+        """Whether to act now; right even before a timer that is late says that it is over."""
+        return self._rules.owned and time.monotonic() < self._rules.expires_s
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that was acquired; 0: none."""
+        return self._rules.epoch
 
     async def run(self) -> None:
         """Competes until stopped; releases the lease then."""
-        watch = await self._bucket.watch(self._on_update)
+        watch = await self._watch()
         try:
-            while not self._stopped:
-                await (self._renew() if self.owned else self._compete())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._lease_s / BEATS_PER_LEASE):
-                        await self._changed.wait()
-                self._changed.clear()
+            self._feed(events.Clock(time.monotonic()))
+            await self._ended.wait()
         finally:
-            await self._release(watch)
+            self._ended.set()
+            self._wake_at(None)
+            await end_task(self._call)
+            if watch:
+                await watch.close()
 
     def stop(self) -> None:
         """Ends `run` after the write it may be waiting for.
@@ -79,98 +90,92 @@ class Lease:
         A cancellation would leave open whether that write was made, and so the revision that the
         release has to name; and before Python 3.12 `wait_for` may lose it.
         """
-        self._stopped = True
-        self._changed.set()
+        self._feed(events.Stop(time.monotonic()))
 
     def touch(self) -> None:
-        """The record has changed: publish it now."""
-        self._changed.set()
+        """The record has changed: publish it now, if it is ours."""
+        if self._rules.owned:
+            self._feed(events.Touch(time.monotonic()))
+
+    async def _watch(self) -> Subscription | None:
+        """A watch, tried for until the bus gives one; None when stopped first."""
+        while not self._ended.is_set():
+            try:
+                return await self._bucket.watch(self._on_update)
+            except BusUnavailable as error:
+                logs.warning(log, "lease_not_watched", macro=self._macro_id, error=str(error))
+                await asyncio.sleep(self._timeout_s)
+        return None
 
     def _on_update(self, update: KeyUpdate) -> None:
-        if update.key != self._macro_id:
+        if update.key == self._macro_id:
+            self._feed(events.Saw(time.monotonic(), _claim(update), update.revision))
+
+    def _feed(self, event: events.Event) -> None:
+        if self._ended.is_set():
             return
-        self._seen, self._seen_s = update, time.monotonic()
-        record = update.value
-        deposed = isinstance(record, MacroRecord) and record.epoch > self.epoch
-        if self.owned and deposed:
-            self._lose("another coordinator took over")
-        if not self.owned and isinstance(record, MacroRecord) and not record.owner_id:
-            self._changed.set()
+        decision = self._rules.handle(event)
+        self._wake_at(decision.wake_at_s)
+        for effect in decision.effects:
+            self._perform(effect)
 
-    async def _compete(self) -> None:
-        record = self._seen.value if self._seen else None
-        held = isinstance(record, MacroRecord) and bool(record.owner_id)
-        if held and time.monotonic() - self._seen_s < self._lease_s:
-            return
-        # Our own last epoch counts too: the bucket may have lost its store.
-        epoch = max(self.epoch, record.epoch if isinstance(record, MacroRecord) else 0) + 1
+    def _wake_at(self, at_s: float | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if at_s is not None:
+            delay_s = max(0.0, at_s - time.monotonic())
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(
+                delay_s, lambda: self._feed(events.Clock(time.monotonic()))
+            )
+
+    def _perform(self, effect: events.Effect) -> None:
+        match effect:
+            case events.Write() | events.Read():
+                self._call = asyncio.create_task(self._ask(effect))
+            case events.Acquired(epoch=epoch):
+                logs.info(log, "lease_taken", macro=self._macro_id, epoch=epoch)
+                self._on_acquire(epoch)
+            case events.Lost(why=why):
+                logs.warning(log, "lease_lost", macro=self._macro_id, epoch=self.epoch, why=why)
+                self._on_lose()
+            case events.Ended():
+                self._ended.set()
+
+    async def _ask(self, question: events.Write | events.Read) -> None:
+        """Puts a question to the store and feeds the answer to the rules."""
+        now = time.monotonic
+        event: events.Event
         try:
-            await self._write(epoch)
-        except (RevisionConflict, BusUnavailable) as error:
-            logs.info(log, "lease_not_taken", macro=self._macro_id, error=str(error))
-            return
-        self.epoch, self.owned = epoch, True
-        logs.info(log, "lease_taken", macro=self._macro_id, epoch=epoch)
-        if not self._stopped:
-            self._on_acquire(epoch)
+            async with asyncio.timeout(self._timeout_s):
+                if isinstance(question, events.Read):
+                    found = await self._bucket.get(self._macro_id)
+                    revision = found.revision if found else 0
+                    event = events.Found(now(), _claim(found), revision)
+                else:
+                    event = events.WriteOk(now(), await self._write(question))
+        except RevisionConflict as error:
+            logs.info(log, "lease_conflict", macro=self._macro_id, error=str(error))
+            event = events.WriteConflict(now())
+        except Exception as error:  # whatever it was, a lease must not stand still for it
+            problem = str(error) or type(error).__name__
+            logs.info(log, "lease_no_answer", macro=self._macro_id, error=problem)
+            event = events.Failed(now())
+        self._feed(event)
 
-    async def _renew(self) -> None:
-        try:
-            await self._write(self.epoch)
-        except RevisionConflict:
-            self._lose("another coordinator took over")
-        except BusUnavailable as error:  # tried again until the lease expires
-            logs.info(log, "lease_not_renewed", macro=self._macro_id, error=str(error))
-
-    async def _write(self, epoch: int) -> None:
-        """Compare-and-set against the revision we know."""
-        started_s = time.monotonic()
-        if not self.owned:
-            self._revision = self._seen.revision if self._seen and self._seen.value else 0
-        record = self._record(epoch, self._owner_id)
-        if self._revision:
-            work = self._bucket.update(self._macro_id, record, self._revision)
-        else:
-            work = self._bucket.create(self._macro_id, record)
-        try:
-            async with asyncio.timeout(self._lease_s / 2):
-                self._revision = await work
-        except TimeoutError as error:
-            raise BusUnavailable("lease", f"no answer in {self._lease_s / 2:g} s") from error
-        self._expire_at(started_s + self._lease_s)
-
-    def _expire_at(self, at_s: float) -> None:
-        """Ownership ends then, whatever else is waited for: others count from a later time."""
-        if self._expiry:
-            self._expiry.cancel()
-        delay_s = max(0.0, at_s - time.monotonic())
-        loop = asyncio.get_running_loop()
-        self._expiry = loop.call_later(delay_s, self._lose, "not renewed in time")
-
-    def _record(self, epoch: int, owner_id: str) -> MacroRecord:
-        self._beat += 1
-        return msgspec.structs.replace(
-            self._describe(), owner_id=owner_id, epoch=epoch, beat=self._beat
+    async def _write(self, write: events.Write) -> int:
+        claim = write.claim
+        record = msgspec.structs.replace(
+            self._describe(), owner_id=claim.owner_id, epoch=claim.epoch, beat=claim.beat
         )
+        if write.revision:
+            return await self._bucket.update(self._macro_id, record, write.revision)
+        return await self._bucket.create(self._macro_id, record)
 
-    def _lose(self, why: str) -> None:
-        if not self.owned:
-            return
-        self.owned = False
-        self._seen_s = time.monotonic()
-        logs.warning(log, "lease_lost", macro=self._macro_id, epoch=self.epoch, why=why)
-        self._on_lose()
 
-    async def _release(self, watch: Subscription) -> None:
-        """Lets a stand-by take over at once."""
-        await watch.close()
-        if self._expiry:
-            self._expiry.cancel()
-        if not self.owned:
-            return
-        self.owned = False
-        record = self._record(self.epoch, "")
-        try:
-            await self._bucket.update(self._macro_id, record, self._revision)
-        except (RevisionConflict, BusUnavailable) as error:
-            logs.info(log, "lease_not_released", macro=self._macro_id, error=str(error))
+def _claim(update: KeyUpdate | None) -> events.Claim | None:
+    record = update.value if update else None
+    if not isinstance(record, MacroRecord):
+        return None
+    return events.Claim(record.owner_id, record.epoch, record.beat)

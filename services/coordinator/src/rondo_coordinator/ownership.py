@@ -72,6 +72,8 @@ class Ownership:
 
     async def stop(self) -> None:
         """Stops acting, then releases all leases, so that others take over at once."""
+        for host in self.hosts.values():  # all of them, before the first lease is given back
+            host.close()
         for lease in self._leases.values():
             lease.stop()
         for macro_id in list(self.hosts):

@@ -24,6 +24,8 @@ from rondo_coordinator.stewards import Stewards
 log = logging.getLogger("rondo.coordinator")
 
 CHECK_S = 0.5
+#: A check that is so late was held up with the whole program: stopped, swapped out, or starved.
+STOOD_STILL_S = 0.5
 #: A record may come this much later than the first report of its instance.
 STRANGER_S = 2.0
 #: So long a stop waits for the disk to take what the journals hold.
@@ -158,8 +160,11 @@ class CoordinatorService:
 
     async def _watch_time(self) -> None:
         while True:
+            began_s = time.monotonic()
             await asyncio.sleep(CHECK_S)
-            if self._bus.connected:  # else the silence is ours
+            stood_still = time.monotonic() - began_s > CHECK_S + STOOD_STILL_S
+            # Else the silence is ours; what was said meanwhile is heard before the next check.
+            if self._bus.connected and not stood_still:
                 for host in self._ownership.hosts.values():
                     host.drop_silent(self._instance_timeout_s)
                 self._stewards.tick(time.monotonic())

@@ -94,7 +94,7 @@ class CoordinatorSettings(ScalingSettings, frozen=True, kw_only=True):
     ] = 4.0
     lease_s: Annotated[
         float, Meta(ge=1, description="an owner that is silent for so long is replaced")
-    ] = 3.0
+    ] = 2.0
     journal: Annotated[
         str, Meta(description="folder for journals of all decisions; none by default")
     ] = ""

@@ -1,7 +1,7 @@
-"""What the owner of a model's first macro-instance does for all of the model: who belongs where,
-and how many instances there should be.
+"""Who belongs to which macro-instance of a model, and how many instances there should be.
 
-Decides nothing itself: `Fleet` (mitosis) and `ScalingTrigger` do.
+The owner of the model's first macro-instance says it. Decides nothing itself: `Fleet` (mitosis)
+and `ScalingTrigger` do.
 """
 
 from __future__ import annotations

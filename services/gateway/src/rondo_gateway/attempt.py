@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus
@@ -19,14 +20,25 @@ from rondo.errors import (
     NoResponder,
     RequestTimeout,
 )
+from rondo.logprobs import TokenLogprobs
 from rondo.types import FinishReason, RequestInfo, Sampling, Slo
 from rondo.wire.codec import pack_tokens
-from rondo.wire.messages import MOVED, Admitted, Cancel, Rejected, Run, Submit
+from rondo.wire.messages import (
+    MOVED,
+    Admitted,
+    Cancel,
+    FirstToken,
+    Message,
+    Rejected,
+    Run,
+    Submit,
+)
 from rondo_gateway.answers import Answers
 from rondo_gateway.directory import Directory
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
 from rondo_gateway.settings import GatewaySettings
+from rondo_gateway.text.assembler import TextRules
 
 #: Submit is sent again when it is not answered for so long; a coordinator knows it by its id.
 RESUBMIT_S = 2.0
@@ -48,9 +60,10 @@ class Prompt:
     max_tokens: int
     sampling: Sampling
     slo: Slo
-    stops: tuple[str, ...]
+    rules: TextRules
     ignore_eos: bool
     arrival_s: float
+    grammar_param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,7 @@ class Attempt:
         # A later try has no time to make good: it counts from now.
         self._arrival_s = prompt.arrival_s if number == 1 else time.monotonic()
         self._answer = links.answers.open(self.request_id)
+        self._answer.params["grammar"] = prompt.grammar_param
         self._macro_id = ""  # where it was submitted to
         predicted = links.lengths.predict(prompt.model, prompt.max_tokens, exact=prompt.ignore_eos)
         self._predicted = max(1, predicted - len(self._done))
@@ -97,6 +111,15 @@ class Attempt:
         """Tokens that came in this try, read or not."""
         return self._answer.num_tokens
 
+    @property
+    def first(self) -> FirstToken | None:
+        """What the worker said with the first token of this try."""
+        return self._answer.first
+
+    def take_logprobs(self) -> list[TokenLogprobs]:
+        """Those of the tokens read last, if they were asked for."""
+        return self._answer.take_logprobs()
+
     async def start(self) -> None:
         """Waits for admission and sends the prompt.
 
@@ -106,15 +129,26 @@ class Attempt:
         admitted = await self._admission()
         self._answer.instance_id = admitted.instance_id
         await self._links.bus.publish(subjects.run(admitted.instance_id), self._run())
+        if not self._links.directory.present(admitted.instance_id):  # it has left meanwhile
+            self._links.answers.instance_changed(admitted.instance_id, None)
 
-    async def read(self) -> list[int]:
+    def read(self) -> Awaitable[list[int]]:
         """The tokens since the last read; empty only at the end.
 
         Raises:
-            InstanceLost, EngineError: there will be no more.
+            InstanceLost, EngineError: there will be no more. ApiError: see `first_token`.
         """
         settings = self._links.settings
-        return await self._answer.read(settings.stall_s, settings.patience_s)
+        return self._answer.read(settings.stall_s, settings.patience_s)
+
+    async def first_token(self) -> None:
+        """Waits until a token or an end of the answer is there; reads nothing.
+
+        Raises:
+            ApiError: the instance does not do what the request asks for.
+        """
+        settings = self._links.settings
+        await self._answer.first_token(settings.stall_s, settings.patience_s)
 
     def close(self) -> None:
         """Stops listening; if the answer is not complete, everybody is told to stop."""
@@ -131,9 +165,8 @@ class Attempt:
         heard_s = time.monotonic()
         self._choose()
         while True:
-            subject = subjects.submit(self._macro_id)
             try:
-                reply = await self._links.bus.request(subject, self._submit(), RESUBMIT_S)
+                reply = await self._ask()
             except RequestTimeout:
                 heard_s = time.monotonic()
             except DecodeError:  # damaged on its way; asked again, the answer is the same
@@ -156,6 +189,22 @@ class Attempt:
                     self._choose()
             if time.monotonic() - self._arrival_s > settings.admission_timeout_s:
                 raise CapacityError("overloaded", "The request was not admitted in time.", 1.0)
+
+    async def _ask(self) -> Message | None:
+        """One submit; None when its macro-instance has another owner by now.
+
+        Raises:
+            RequestTimeout: ask again. NoResponder, BusUnavailable: nobody is there.
+        """
+        links, subject = self._links, subjects.submit(self._macro_id)
+        takeover = links.directory.takeover(self._macro_id)
+        request = asyncio.ensure_future(links.bus.request(subject, self._submit(), RESUBMIT_S))
+        try:
+            either: set[asyncio.Future[Any]] = {request, takeover}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return request.result() if request.done() else None
+        finally:
+            request.cancel()
 
     def _choose(self) -> None:
         """Picks a macro-instance to submit to; another one before it is told to forget us."""

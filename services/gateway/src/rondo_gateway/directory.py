@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ class Directory:
         self._macros: dict[str, MacroRecord] = {}
         self._overall = OverallScheduler()
         self._incarnations: dict[str, str] = {}
+        self._takeovers: dict[str, asyncio.Future[None]] = {}
 
     async def start(self, bus: Bus) -> None:
         """Begins to watch."""
@@ -61,13 +63,27 @@ class Directory:
         macro = self._macros.get(macro_id)
         return macro is not None and bool(macro.owner_id)
 
+    def present(self, instance_id: str) -> bool:
+        """Whether the instance is there."""
+        return instance_id in self._incarnations
+
+    def takeover(self, macro_id: str) -> asyncio.Future[None]:
+        """Done when a macro-instance has another owner, who has to be asked anew."""
+        if macro_id not in self._takeovers:
+            self._takeovers[macro_id] = asyncio.get_running_loop().create_future()
+        return self._takeovers[macro_id]
+
     def _macro_changed(self, update: KeyUpdate) -> None:
         macro = update.value
         if not isinstance(macro, MacroRecord):
             self._macros.pop(update.key, None)
             self._overall.remove(update.key)
             return
+        before = self._macros.get(update.key)
         self._macros[update.key] = macro
+        taken_over = macro.owner_id and before and macro.epoch > before.epoch
+        if taken_over and (waiting := self._takeovers.pop(update.key, None)):
+            waiting.set_result(None)
         if not macro.owner_id or not macro.instance_ids:
             self._overall.remove(update.key)
             return

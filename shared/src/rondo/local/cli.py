@@ -1,4 +1,4 @@
-"""The command line: rondo up | status | events | ask | down."""
+"""The command line: rondo up | status | events | ask | restart | down | scale."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import msgspec
 
 from rondo.errors import ConfigError, RondoError
+from rondo.local import restart_cmd, scale_cmd
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
-from rondo.local.launcher import LocalCluster, UpOptions
+from rondo.local.control import list_programs
+from rondo.local.launcher import LocalCluster
+from rondo.local.programs import UpOptions
 from rondo.local.status import as_json, as_table, cluster_status, follow_events
 from rondo.service import logs
 
@@ -51,9 +56,32 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--run-dir", type=Path, default=Path(rd.DEFAULT), help=f"run folder (default {rd.DEFAULT})"
     )
+    _add_up(commands, common)
+    status = commands.add_parser("status", parents=[common], help="show every instance")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(run=_status)
+    events = commands.add_parser("events", parents=[common], help="follow decisions as they happen")
+    events.set_defaults(run=_events)
+    question = commands.add_parser("ask", parents=[common], help="ask the model a question")
+    question.add_argument("question")
+    question.set_defaults(run=_ask)
+    down = commands.add_parser("down", parents=[common], help="stop the cluster")
+    down.set_defaults(run=_down)
+    restart_cmd.add_parser(commands, common)
+    scale_cmd.add_parser(commands, _until_signal)
+    return parser
+
+
+def _add_up(commands: Any, common: argparse.ArgumentParser) -> None:
     up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
     up.add_argument("--engine", choices=["torch", "vllm", "emulated"], default="torch")
     up.add_argument("--workers", type=_count, default=2, metavar="N")
+    up.add_argument(
+        "--coordinators", type=_count, default=2, metavar="N", help="all but one stand by (2)"
+    )
+    up.add_argument(
+        "--gateways", type=_count, default=1, metavar="N", help="they share the API's port (1)"
+    )
     up.add_argument(
         "--scale",
         type=_bounds,
@@ -66,17 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--profile", help="latency profile of the emulated engine: name or JSON file")
     up.add_argument("--ask", metavar="TEXT", help="ask this when ready")
     up.set_defaults(run=_up)
-    status = commands.add_parser("status", parents=[common], help="show every instance")
-    status.add_argument("--json", action="store_true", help="for programs")
-    status.set_defaults(run=_status)
-    events = commands.add_parser("events", parents=[common], help="follow decisions as they happen")
-    events.set_defaults(run=_events)
-    question = commands.add_parser("ask", parents=[common], help="ask the model a question")
-    question.add_argument("question")
-    question.set_defaults(run=_ask)
-    down = commands.add_parser("down", parents=[common], help="stop the cluster")
-    down.set_defaults(run=_down)
-    return parser
 
 
 def _up(args: argparse.Namespace) -> int:
@@ -90,6 +107,8 @@ def _up(args: argparse.Namespace) -> int:
         profile=args.profile,
         question=args.ask,
         scale=args.scale,
+        coordinators=args.coordinators,
+        gateways=args.gateways,
     )
     asyncio.run(_until_signal(LocalCluster(options).run))
     return 0
@@ -98,7 +117,12 @@ def _up(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     state = rd.read_state(args.run_dir)
     replies = asyncio.run(cluster_status(state.nats_url))
-    print(as_json(replies) if args.json else as_table(replies))
+    programs = asyncio.run(list_programs(args.run_dir))
+    if args.json:
+        status = msgspec.json.decode(as_json(replies))
+        print(msgspec.json.encode({**status, "programs": programs}).decode())
+    else:
+        print(f"{as_table(replies)}\n\n{restart_cmd.programs_table(programs)}")
     return 0
 
 

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
 
 from rondo.bus.nats import NatsBus
-from rondo.bus.subjects import check_id
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.children import Child
+from rondo.local.control import (
+    ControlServer,
+    Listing,
+    ListPrograms,
+    Program,
+    Progress,
+    Reply,
+    Request,
+    Restart,
+)
 from rondo.local.instances import LocalInstances
 from rondo.local.model_folder import find_model
 from rondo.local.nats_server import NatsServer
+from rondo.local.programs import HOST, Programs, UpOptions, listen
+from rondo.local.rolling import choose, restart
 from rondo.scaling.agent import ScalingAgent
 
 READY_TIMEOUT_S = 300.0
@@ -28,30 +39,17 @@ STOP_TIMEOUT_S = 8.0
 BUS_RESTART_PAUSE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class UpOptions:
-    """The options of `rondo up`."""
-
-    engine: str
-    workers: int
-    model: str | None
-    model_name: str | None
-    port: int
-    run_dir: Path
-    profile: str | None
-    question: str | None
-    scale: tuple[int, int] | None = None
-
-
 class LocalCluster:
-    """nats-server (unless NATS_URL names one), a coordinator, a gateway and workers."""
+    """nats-server (unless NATS_URL names one), coordinators, gateways and workers."""
 
     def __init__(self, options: UpOptions) -> None:
         self._options = options
         self._model = find_model(options.model, weights=options.engine != "emulated")
         self._name = options.model_name or self._model.name
-        self._children: list[Child] = []  # all but the workers
-        self._workers = LocalInstances(self._worker, self._instance_id)
+        self._fixed: list[Child] = []  # all but the workers
+        self._workers: LocalInstances | None = None
+        self._control = ControlServer(options.run_dir, self._obey)
+        self._restarting = asyncio.Lock()
         self._nats: NatsServer | None = None
         self._scaling: tuple[NatsBus, ScalingAgent] | None = None
         self._bus_keeper: asyncio.Task[None] | None = None
@@ -62,17 +60,18 @@ class LocalCluster:
         options = self._options
         options.run_dir.mkdir(parents=True, exist_ok=True)
         _refuse_second(options.run_dir)
+        listener = listen(options.port)
         try:
-            gateway = await self._start(stop)
-            if gateway is None:
+            if not await self._start(listener, stop):
                 return
-            api_url = f"http://127.0.0.1:{gateway.port}"
+            api_url = f"http://{HOST}:{listener.getsockname()[1]}"
             state = rd.ClusterState(
                 pid=os.getpid(), api_url=api_url, nats_url=self._nats_url, model=self._name
             )
             rd.write_state(options.run_dir, state)
-            for child in (*self._children, *self._workers.children):
+            for child in self._children():
                 child.keep()
+            await self._control.start()
             await self._follow_load()
             if self._nats:
                 self._bus_keeper = asyncio.create_task(self._keep_bus(self._nats))
@@ -84,36 +83,38 @@ class LocalCluster:
             print("stopping", flush=True)
         finally:
             await self._stop()
+            listener.close()
             rd.clear_state(options.run_dir)  # what `rondo down` waits for
 
-    async def _start(self, stop: asyncio.Event) -> Child | None:
-        """The ready gateway, or None when `stop` came first."""
-        work = asyncio.create_task(self._start_all())
+    async def _start(self, listener: socket.socket, stop: asyncio.Event) -> bool:
+        """Whether everything is ready; False: `stop` came first."""
+        work = asyncio.create_task(self._start_all(listener))
         waiter = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
+            if work.done():
+                work.result()
+            return work.done()
         finally:
             for task in (work, waiter):
                 task.cancel()
             await asyncio.gather(work, waiter, return_exceptions=True)
 
-    async def _start_all(self) -> Child:
+    async def _start_all(self, listener: socket.socket) -> None:
         await self._start_bus()
-        options = self._options
-        self._child("coordinator", "rondo_coordinator", self._coordinator_env())
-        gateway_env = {
-            "RONDO_HTTP_PORT": str(options.port),
-            "RONDO_MODELS": f"{self._name}={self._model}",
-        }
-        gateway = self._child("gateway", "rondo_gateway", gateway_env)
-        for _ in range(options.workers):
+        programs = Programs(self._options, self._model, self._name, self._nats_url, listener)
+        self._fixed = programs.fixed()
+        self._workers = LocalInstances(programs.worker, programs.instance_id)
+        for _ in range(self._options.workers):
             self._workers.add()
-        children = (*self._children, *self._workers.children)
+        children = self._children()
         for child in children:
             await child.start()
         await self._wait_ready(children)
-        return gateway
+
+    def _children(self) -> list[Child]:
+        """All programs, in the order in which they are restarted."""
+        return [*self._fixed, *(self._workers.children if self._workers else ())]
 
     async def _wait_ready(self, children: Sequence[Child]) -> None:
         """Returns when all are ready; ends early when one of them does."""
@@ -147,7 +148,7 @@ class LocalCluster:
 
     async def _follow_load(self) -> None:
         """Where the number of workers follows the load, this starts and ends them."""
-        if self._options.scale is None:
+        if self._options.scale is None or self._workers is None:
             return
         bus = NatsBus(self._nats_url, name="rondo-up")
         await bus.connect()
@@ -155,50 +156,22 @@ class LocalCluster:
         self._scaling = bus, agent
         await agent.start()
 
-    def _new_child(self, name: str, module: str, env: dict[str, str]) -> Child:
-        base = {"NATS_URL": self._nats_url, "RONDO_HTTP_HOST": "127.0.0.1"}
-        return Child(name, module, {**base, **env}, self._options.run_dir)
+    async def _obey(self, request: Request, reply: Callable[[Reply], None]) -> None:
+        """A command of another `rondo`."""
+        children = self._children()
+        match request:
+            case ListPrograms():
+                reply(Listing(tuple(_program(child) for child in children)))
+            case Restart(what=what):
+                chosen = choose(children, what)
+                if self._restarting.locked():
+                    raise ConfigError("restart", "another restart is underway")
+                async with self._restarting:
+                    await restart(chosen, lambda text: self._step(text, reply))
 
-    def _child(self, name: str, module: str, env: dict[str, str]) -> Child:
-        child = self._new_child(name, module, env)
-        self._children.append(child)
-        return child
-
-    def _worker(self, index: int) -> Child:
-        return self._new_child(f"worker-{index}", "rondo_worker", self._worker_env(index))
-
-    def _instance_id(self, index: int) -> str:
-        return check_id(f"{self._model.name[:40]}-{index}".replace(".", "-"))
-
-    def _coordinator_env(self) -> dict[str, str]:
-        env = {"RONDO_HTTP_PORT": "0"}
-        if self._options.scale:
-            least, most = self._options.scale
-            scaling = os.environ.get("RONDO_SCALING", "on")
-            env |= {
-                "RONDO_SCALING": scaling,
-                "RONDO_MIN_INSTANCES": str(least),
-                "RONDO_MAX_INSTANCES": str(most),
-            }
-        return env
-
-    def _worker_env(self, index: int) -> dict[str, str]:
-        options = self._options
-        threads = max(1, (os.cpu_count() or 1) // options.workers)
-        env = {
-            "RONDO_HTTP_PORT": "0",
-            "RONDO_INSTANCE_ID": self._instance_id(index),
-            "RONDO_MODEL": str(self._model),
-            "RONDO_MODEL_NAME": self._name,
-            "RONDO_ENGINE": options.engine,
-        }
-        if options.engine != "emulated":
-            env["RONDO_THREADS"] = os.environ.get("RONDO_THREADS", str(threads))
-            # Threads of several workers that spin while they wait take the cores from each other.
-            env["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
-        if options.profile:
-            env["RONDO_PROFILE"] = options.profile
-        return env
+    def _step(self, text: str, reply: Callable[[Reply], None]) -> None:
+        self._progress(text)
+        reply(Progress(text))
 
     async def _keep_bus(self, server: NatsServer) -> None:
         """Starts the bus again when it ends; its store keeps what was in it."""
@@ -213,6 +186,7 @@ class LocalCluster:
 
     async def _stop(self) -> None:
         """Clients first, the bus last."""
+        await self._control.stop()
         if self._bus_keeper:
             self._bus_keeper.cancel()
             await asyncio.gather(self._bus_keeper, return_exceptions=True)
@@ -220,9 +194,9 @@ class LocalCluster:
             bus, agent = self._scaling
             await agent.stop()
             await bus.close()
-        gateways = [child for child in self._children if child.name == "gateway"]
-        others = [child for child in self._children if child.name != "gateway"]
-        others += self._workers.children
+        children = self._children()
+        gateways = [child for child in children if child.kind == "gateway"]
+        others = [child for child in children if child.kind != "gateway"]
         for group in (gateways, others):
             await asyncio.gather(*(child.stop(STOP_TIMEOUT_S) for child in group))
         if self._nats:
@@ -231,6 +205,12 @@ class LocalCluster:
     def _progress(self, text: str) -> None:
         spent_s = time.monotonic() - self._started_s
         print(f"[{spent_s:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def _program(child: Child) -> Program:
+    return Program(
+        name=child.name, kind=child.kind, pid=child.pid, port=child.port, ready=child.ready
+    )
 
 
 def _refuse_second(run_dir: Path) -> None:

@@ -61,7 +61,7 @@ def as_table(replies: list[StatusReply]) -> str:
         )
         lines.append(
             f"  {'instance':24} {'engine':9} {'phase':8} {'turn':>5} {'running':>8} "
-            f"{'waiting':>8} {'KV used':>16} {'heard':>9}"
+            f"{'waiting':>8} {'KV used':>16} {'weights':>9} {'KV pool':>9} {'peak':>9} {'heard':>9}"
         )
         lines.extend(_row(instance) for instance in reply.instances)
     return "\n".join(lines)
@@ -88,8 +88,17 @@ def _row(instance: InstanceStatus) -> str:
     return (
         f"  {instance.instance_id:24} {instance.engine:9} {instance.phase.value:8} "
         f"{instance.turn:5} {instance.num_running:8} {instance.num_waiting:8} {used:>16} "
+        f"{_size(instance.weight_bytes)} {_size(instance.kv_bytes)} {_size(instance.peak_bytes)} "
         f"{instance.report_age_s:7.2f} s"
     )
+
+
+def _size(num_bytes: int) -> str:
+    """Nine columns; nothing known is a dash."""
+    if not num_bytes:
+        return f"{'-':>9}"
+    mib = num_bytes / 2**20
+    return f"{mib:5.0f} MiB" if mib < 10_000 else f"{mib / 1024:5.1f} GiB"
 
 
 def _print_event(incoming: Incoming) -> None:

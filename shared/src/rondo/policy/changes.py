@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rondo.types import StepStat
+from rondo.types import RequestInfo, StepStat
 
 
 @dataclass(slots=True)
@@ -18,10 +18,13 @@ class Begun:
 
 @dataclass(slots=True)
 class Ended:
-    """A request that finished; `tpot_s` is None where it had a single token."""
+    """A request that finished; `tpot_s` is None where it had a single token, `info` where it was
+    not known to decode."""
 
     request_id: str
-    tpot_s: float | None
+    tokens_out: int
+    info: RequestInfo | None
+    tpot_s: float | None = None
 
 
 @dataclass(slots=True)

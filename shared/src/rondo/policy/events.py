@@ -201,6 +201,10 @@ class MacroScheduler(Protocol):
         """What it saw of its load."""
         ...
 
+    def instance_rate(self) -> float | None:
+        """Requests/s that an instance can serve of what came lately; None: not known yet."""
+        ...
+
     def mean_saved_tpot_s(self, at_s: float) -> float | None:
         """Mean saved TPOT of all that decodes; None when nothing does."""
         ...

@@ -142,11 +142,12 @@ class InstanceScheduler:
     def commit(self, plan: StepPlan, tokens: Mapping[str, int]) -> StepOutcome:
         """Takes in the tokens of a planned step, at its end."""
         ends = {item.request_id: item.start + item.num_tokens for item in plan.items}
-        indices = {
-            request_id: ends[request_id] - self.board.jobs[request_id].prompt_tokens
-            for request_id in tokens
-            if self.has(request_id)
-        }
+        indices: dict[str, int] = {}
+        for request_id, token in tokens.items():
+            if job := self.board.jobs.get(request_id):
+                indices[request_id] = ends[request_id] - job.prompt_tokens
+                if job.tail is not None:
+                    job.tail.append(token)
         stopped = [r for r in indices if self._ends_answer(r, tokens[r])]
         outcome = self.advance(plan, stopped)
         reasons = {finished.request_id: finished.reason for finished in outcome.finished}

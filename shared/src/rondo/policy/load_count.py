@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rondo.policy.changes import Begun
+from rondo.policy.capacity import Lengths
+from rondo.policy.changes import Begun, Ended
 from rondo.policy.slack import SlackTable
+
+#: What a request that ended counts when the next one has: the last 500 or so make the mean.
+FADE = 0.998
+#: Means of fewer are not trusted.
+LEAST_ENDED = 20
 
 
 @dataclass(slots=True)
@@ -14,19 +20,38 @@ class LoadCount:
     """Sums from the beginning on: who looks at times takes differences. Times in seconds.
 
     num_served: requests that began to decode, with the sums of their TTFT and of its limits.
-    num_refused: requests refused for load.
+    num_refused: requests refused for load. recent: sums over requests that ended, of which each
+    counts a little less than the next: how many, prompt tokens and their squares, answer tokens,
+    contexts of those, and TPOT limits.
     """
 
     num_served: int = 0
     ttft_s: float = 0.0
     ttft_limit_s: float = 0.0
     num_refused: int = 0
+    recent: tuple[float, ...] = (0.0,) * 6
 
     def began(self, begun: Begun) -> None:
         """A request's decode began."""
         self.num_served += 1
         self.ttft_s += begun.ttft_s
         self.ttft_limit_s += begun.ttft_limit_s
+
+    def ended(self, end: Ended) -> None:
+        """A request is over."""
+        if end.info is None or not end.tokens_out:
+            return
+        prompt, answer = end.info.prompt_tokens, end.tokens_out
+        context = answer * (prompt + answer / 2)
+        new = (1.0, prompt, prompt * prompt, answer, context, end.info.slo.tpot_s)
+        self.recent = tuple(FADE * old + value for old, value in zip(self.recent, new, strict=True))
+
+    def lengths(self) -> tuple[Lengths, float] | None:
+        """Mean lengths and TPOT limit of late; None before enough requests have ended."""
+        num, prompt, squared, answer, context, tpot_s = self.recent
+        if num < LEAST_ENDED:
+            return None
+        return Lengths(prompt / num, squared / num, answer / num, context / answer), tpot_s / num
 
 
 def mean_saved_tpot_s(tables: Iterable[tuple[SlackTable, int]], at_s: float) -> float | None:

@@ -14,6 +14,7 @@ import msgspec
 from rondo.errors import InvariantError
 from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
+from rondo.policy.capacity import Lengths, ceiling_rate, memory_rate
 from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
 from rondo.policy.load_count import LoadCount, mean_saved_tpot_s
@@ -88,6 +89,16 @@ class MacroState(ABC):
         """Mean saved TPOT of all that decodes; None when nothing does."""
         tables = ((view.running.slack, view.decode_steps) for view in self.views.values())
         return mean_saved_tpot_s(tables, at_s)
+
+    def instance_rate(self) -> float | None:
+        """Requests/s that an instance can serve of what came lately; None: not known yet.
+
+        The mean over kinds of instances.
+        """
+        recent = self.load.lengths()
+        if recent is None or not self._kinds:
+            return None
+        return sum(_rate(kind, *recent) for kind in self._kinds) / len(self._kinds)
 
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
@@ -254,6 +265,7 @@ class MacroState(ABC):
                     )
                 )
         for end in changes.ended:
+            self.load.ended(end)
             if (admitted := self.placed.pop(end.request_id, None)) and end.tpot_s is not None:
                 self.effect(
                     events.Observed(
@@ -266,3 +278,10 @@ class MacroState(ABC):
         for request_id in changes.gone:
             self.placed.pop(request_id, None)
         self._changed(view, changes, at_s)
+
+
+def _rate(view: InstanceView, lengths: Lengths, tpot_s: float) -> float:
+    """By the steps' durations, corrected by what was measured, and by KV memory."""
+    kv_tokens = view.info.num_blocks * view.info.block_size
+    by_steps = ceiling_rate(view.latency, lengths, tpot_s)
+    return min(by_steps, memory_rate(kv_tokens, lengths, tpot_s))

@@ -97,7 +97,8 @@ class Job:
     decode batch counts for all its sequences at once (`DecodeBatch`). `order` is that of arrival;
     `base_step` is the step count at which it joined the batch, None outside it; `end_step` the
     one at which it reaches `max_tokens`. `block_names` name the prompt's full blocks
-    (`rondo.prefix`); without them its KV is not shared.
+    (`rondo.prefix`); without them its KV is not shared. `tail` has the tokens behind those blocks,
+    to which the answer's are added, so that its blocks get names, too; None: they do not.
     """
 
     request_id: str
@@ -108,6 +109,7 @@ class Job:
     arrival_s: float
     ignore_eos: bool = False
     block_names: Sequence[bytes] = ()
+    tail: list[int] | None = None
     order: int = 0
     tokens_out: int = 0
     cached: int = 0

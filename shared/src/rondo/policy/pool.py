@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rondo.errors import InvariantError
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job
+from rondo.prefix import extend_names
 from rondo.types import FoundPrefix, KvOccupancy
 
 
@@ -70,6 +71,7 @@ class JobPool:
 
     def free(self, job: Job) -> None:
         """Takes the job's blocks back; it stays and will want them again."""
+        self._name_answer(job)
         before = self._expected(job)
         self.ledger.release(job.request_id)
         job.cached = 0
@@ -77,6 +79,7 @@ class JobPool:
 
     def exit(self, job: Job) -> None:
         """The request is gone, with its blocks."""
+        self._name_answer(job)
         self._reserved_blocks -= self._expected(job)
         self.ledger.release(job.request_id)
 
@@ -88,6 +91,18 @@ class JobPool:
         """Raises InvariantError when the reservation is not the sum over `jobs`."""
         if self._reserved_blocks != sum(self._expected(job) for job in jobs):
             raise InvariantError("KV pool: the reservation disagrees with the requests")
+
+    def _name_answer(self, job: Job) -> None:
+        """Names the blocks that the answer filled, when they are let go: not at each step."""
+        first, size = len(job.block_names), self.ledger.block_size
+        count = job.cached // size - first
+        if job.tail is None or count <= 0:
+            return
+        names = list(job.block_names)
+        extend_names(names, job.tail, size, count)
+        job.block_names = names
+        del job.tail[: count * size]
+        self.ledger.name(job.request_id, first, names[first:])
 
     def _share(self, job: Job) -> None:
         before = self._expected(job)

@@ -193,12 +193,15 @@ class ScalingTrigger:
         if window.num_refused:
             return Verdict.HOLD, f"{window.num_refused} refused"
         threshold_s = window.ttft_limit_s * (num + 1) / num
-        if saved_s is not None and saved_s <= threshold_s:
+        # Short answers never save that much: where the load over the capacity is known, it decides.
+        if window.used_share is None and saved_s is not None and saved_s <= threshold_s:
             return Verdict.HOLD, f"mean saved TPOT {saved_s:.2f} s within {threshold_s:.2f} s"
         if not self._has_room(window, num - 1):
             return Verdict.HOLD, f"{num - 1} instances would come too near to the limits"
-        saved = "nothing runs" if saved_s is None else f"mean saved TPOT {saved_s:.2f} s"
-        return Verdict.CONTRACT, f"{saved}, and {num - 1} instances would have room"
+        why = "nothing runs" if saved_s is None else f"mean saved TPOT {saved_s:.2f} s"
+        if window.used_share is not None:
+            why = f"{100 * window.used_share:.0f} % of what {num} can serve"
+        return Verdict.CONTRACT, f"{why}, and {num - 1} instances would have room"
 
     def _has_room(self, window: Window, num_instances: int, rise: float = 1.0) -> bool:
         """Whether that many would serve `rise` times the window's load far from an expansion."""

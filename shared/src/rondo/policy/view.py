@@ -252,10 +252,10 @@ class InstanceView:
     def _finish(self, finished: Finished, at_s: float) -> Ended:
         live = self.running.get(finished.request_id)
         self.forget(finished.request_id)
-        if live is None or live.decode_start_s is None or finished.tokens_out < 2:
-            return Ended(finished.request_id, None)
-        spent_s = at_s - live.decode_start_s
-        return Ended(finished.request_id, spent_s / (finished.tokens_out - 1))
+        ended = Ended(finished.request_id, finished.tokens_out, live.info if live else None)
+        if live and live.decode_start_s is not None and finished.tokens_out > 1:
+            ended.tpot_s = (at_s - live.decode_start_s) / (finished.tokens_out - 1)
+        return ended
 
     def _reconcile(self, members: tuple[RequestProgress, ...], at_s: float) -> list[str]:
         named = {member.request_id for member in members}

@@ -24,7 +24,7 @@ class LoadWindows:
             loads: (macro-instance, epoch of its owner, load) for each. A new epoch counts from 0.
         """
         served, refused, ttft_s, limit_s, running = 0, 0, 0.0, 0.0, 0
-        saved_s = 0.0
+        saved_s, rates = 0.0, []
         now: dict[str, tuple[int, MacroLoad]] = {}
         for macro_id, epoch, load in loads:
             now[macro_id] = epoch, load
@@ -35,19 +35,27 @@ class LoadWindows:
             refused += load.num_refused - last.num_refused
             ttft_s += load.ttft_s - last.ttft_s
             limit_s += load.ttft_limit_s - last.ttft_limit_s
+            if load.instance_rate is not None:
+                rates.append(load.instance_rate)
             if load.saved_tpot_s is not None:
                 running += load.num_running
                 saved_s += load.saved_tpot_s * load.num_running
         since_s, self._last_s, self._last = self._last_s, at_s, now
         if since_s is None:
             return None
+        duration_s = at_s - since_s
+        used: float | None = None
+        if rates and num_instances:
+            able = num_instances * sum(rates) / len(rates)
+            used = min(1.0, (served + refused) / duration_s / able) if able else 1.0
         return Window(
             at_s=at_s,
-            duration_s=at_s - since_s,
+            duration_s=duration_s,
             num_instances=num_instances,
             mean_ttft_s=ttft_s / served if served else None,
             mean_saved_tpot_s=saved_s / running if running else None,
             ttft_limit_s=limit_s / served if served else 1.0,
             num_served=served,
             num_refused=refused,
+            used_share=used,
         )

@@ -15,7 +15,7 @@ from rondo.wire.commands import (
     TurnRevoke,
     TurnToken,
 )
-from rondo.wire.records import InstanceRecord, MacroRecord, ScalingRecord
+from rondo.wire.records import InstanceRecord, MacroRecord, ScalingRecord, StoredResponse
 from rondo.wire.reports import Report, StepReport, TurnBegan, TurnEnded
 from rondo.wire.requests import (
     MOVED,
@@ -55,6 +55,7 @@ __all__ = [
     "StatusReply",
     "StatusRequest",
     "StepReport",
+    "StoredResponse",
     "Submit",
     "TokenDelta",
     "TokenFrame",
@@ -87,6 +88,7 @@ Message: TypeAlias = (
     | InstanceRecord
     | MacroRecord
     | ScalingRecord
+    | StoredResponse
     | Event
     | StatusRequest
     | StatusReply

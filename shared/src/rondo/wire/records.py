@@ -47,6 +47,14 @@ class MacroRecord(Wire, frozen=True, kw_only=True):
     groups: tuple[Group, ...] = ()
 
 
+class StoredResponse(Wire, frozen=True, kw_only=True):
+    """Bucket rondo_responses: an answer of /v1/responses and the conversation up to its end, as
+    JSON, for requests that refer to it."""
+
+    response_id: str
+    data: bytes
+
+
 class ScalingRecord(Wire, frozen=True, kw_only=True):
     """Bucket rondo_scaling: how many instances of a model there should be, for whoever can start
     and stop them. Those in `stop` have nothing to do any more and may be ended.

@@ -1,0 +1,85 @@
+"""The HTTP server: uvicorn on the gateway's own port and, with others, on an inherited socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from rondo.errors import ConfigError
+from rondo_gateway.settings import GatewaySettings
+
+#: What a drain has left over is cut within this time.
+SHUTDOWN_TIMEOUT_S = 2
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the program has them.
+
+    Raises:
+        ConfigError: the port is taken, or what was inherited is no socket.
+    """
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        self._own = _bind(settings)
+        self.port: int = self._own.getsockname()[1]
+        """The gateway's own port."""
+        self._shared = _inherit(settings.http_fd) if settings.http_fd else None
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        )
+        super().__init__(config)
+        self.servers = []  # uvicorn has none before its start
+
+    async def run_until_told(self) -> None:
+        """Serves the own port until `should_exit` is set."""
+        await self.serve(sockets=[self._own])
+
+    async def share(self) -> None:
+        """Takes connections of the inherited socket, too, if there is one."""
+        if self._shared is None or self.should_exit:
+            return
+        listener = await asyncio.get_running_loop().create_server(
+            lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            ),
+            sock=self._shared,
+            backlog=self.config.backlog,
+        )
+        self.servers.append(listener)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See the class."""
+        yield
+
+
+def _bind(settings: GatewaySettings) -> socket.socket:
+    """The bound socket, so that the port is known (and taken) before anything else starts."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.http_host, settings.http_port))
+    except OSError as error:
+        listener.close()
+        where = f"{settings.http_host}:{settings.http_port}"
+        raise ConfigError("RONDO_HTTP_PORT", f"cannot listen on {where}: {error}") from error
+    return listener
+
+
+def _inherit(number: int) -> socket.socket:
+    """The socket that whoever started this gateway listens on."""
+    try:
+        return socket.socket(fileno=number)
+    except OSError as error:
+        raise ConfigError("RONDO_HTTP_FD", f"{number} is no socket: {error}") from error
