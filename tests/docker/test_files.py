@@ -1,0 +1,78 @@
+"""The files of deploy/compose agree with each other and with the programs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml  # type: ignore[import-untyped]
+
+from rondo.service.settings import variable
+from rondo_coordinator.settings import CoordinatorSettings
+from rondo_gateway.settings import GatewaySettings
+from rondo_worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deploy" / "compose"
+COMPOSE = (FOLDER / "compose.yaml").read_text()
+SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+LONG_RUNNING = sorted(SERVICES.keys() - {"secrets"})
+
+
+def names_of(*settings: type[msgspec.Struct]) -> set[str]:
+    return {variable(field.name) for cls in settings for field in msgspec.structs.fields(cls)}
+
+
+def test_every_variable_is_explained_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE))
+    assert len(re.findall(r"\$\{", COMPOSE)) == len(re.findall(r"\$\{\w+:-", COMPOSE))
+    example = (FOLDER / ".env.example").read_text()
+    told = dict(re.findall(r"^#([A-Z_]+)=(.*)$", example, re.MULTILINE))
+    told["RONDO_NATS_CONFIG"], told["RONDO_NATS_HOSTS"] = "single", "nats"  # shown for a cluster
+    assert told == used
+    assert not re.findall(r"^[A-Z]", example, re.MULTILINE)
+
+
+def test_programs_know_the_settings_they_are_given() -> None:
+    known = {
+        "gateway": names_of(GatewaySettings),
+        "coordinator": names_of(CoordinatorSettings),
+        **dict.fromkeys(["worker", "worker-torch", "worker-vllm"], names_of(WorkerSettings)),
+    }
+    for service, names in known.items():
+        given = set(SERVICES[service]["environment"]) - {"NATS_URL_FILE"}
+        assert given <= names, service
+
+
+def test_nothing_is_killed_before_its_drain_is_over() -> None:
+    for service in ("gateway", "worker", "worker-torch", "worker-vllm"):
+        drain_s = float(SERVICES[service]["environment"]["RONDO_DRAIN_TIMEOUT_S"])
+        grace_s = float(SERVICES[service]["stop_grace_period"].removesuffix("s"))
+        assert grace_s >= drain_s + 10, service
+
+
+def test_no_service_may_more_than_it_must() -> None:
+    for service in LONG_RUNNING:
+        spec = SERVICES[service]
+        assert spec["read_only"], service
+        assert spec["cap_drop"] == ["ALL"], service
+        assert "cap_add" not in spec, service
+        assert spec["restart"] == "unless-stopped", service
+        assert ("ports" in spec) == (service in ("proxy", "prometheus")), service
+    assert SERVICES["secrets"]["network_mode"] == "none"
+
+
+def test_images_run_as_nobody_in_particular_and_in_exec_form() -> None:
+    dockerfiles = [*ROOT.glob("services/*/Dockerfile"), *FOLDER.glob("*/Dockerfile")]
+    assert len(dockerfiles) == 5
+    for path in dockerfiles:
+        text = path.read_text()
+        final = text.rpartition("\nFROM ")[2]
+        assert "USER 10001:10001" in final, path
+        for keyword in ("ENTRYPOINT", "CMD"):
+            lines = re.findall(rf"^\s*{keyword} (.*)$", text, re.MULTILINE)
+            assert all(line.startswith("[") for line in lines), (path, keyword)
+        assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE), path
+        assert "org.opencontainers.image.title" in text, path
