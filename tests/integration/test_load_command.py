@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,9 @@ def test_a_goodput_search_asks_lower_and_lower_rates(url: str) -> None:
 def test_a_server_that_is_not_there_ends_the_run(tmp_path: Path) -> None:
     done = load("http://127.0.0.1:9", "--tokens", "8:2", "--rate", "50", "--max-errors", "2")
     assert done.returncode == 1
-    assert "given up after 3 failures" in done.stderr
+    given_up = re.search(r"given up after (\d+) failures", done.stderr)
+    assert given_up
+    assert int(given_up[1]) >= 3  # those that fail together are all counted
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from rondo.logprobs import TokenLogprobs
 from rondo.types import FinishReason
@@ -21,13 +22,14 @@ def run(
     ids: Sequence[int],
     ended: FinishReason = LENGTH,
     borders: Sequence[int] = (),
-    kind=byte_level,  # type: ignore[no-untyped-def]
+    kind: Callable[[], Tokenizer] = byte_level,
 ) -> tuple[str, FinishReason | None, int, list[Scored]]:
     """The text, how it ended, the tokens used, and what was scored; as the gateway reads."""
     answer = AnswerText(kind(), rules)
     edges = sorted({0, len(ids), *(border % (len(ids) + 1) for border in borders)})
     pairs = list(zip(edges, edges[1:], strict=False)) or [(0, 0)]
-    text, used, scored = "", 0, []
+    text, used = "", 0
+    scored: list[Scored] = []
     for begin, end in pairs:
         rows = [TokenLogprobs(-1.0 - i, ()) for i in range(begin, end)] if rules.scored else []
         last = ended if end == len(ids) else None
@@ -57,7 +59,7 @@ def test_the_result_does_not_depend_on_how_tokens_come(
 @EVERY_KIND
 @settings(deadline=None, max_examples=40)
 @given(text=TEXT)
-def test_with_logprobs_the_text_is_the_same(kind, text: str) -> None:  # type: ignore[no-untyped-def]
+def test_with_logprobs_the_text_is_the_same(kind: Callable[[], Tokenizer], text: str) -> None:
     ids = kind().encode(text).ids
     plain = run(TextRules(), ids, kind=kind)
     with_them = run(TextRules(scored=True), ids, borders=range(len(ids)), kind=kind)
@@ -95,6 +97,7 @@ def test_scored_tokens_know_their_place_and_end_with_the_text() -> None:
 def test_the_end_token_is_no_text_unless_included() -> None:
     tokenizer = byte_level()
     end = tokenizer.token_to_id("<|end|>")
+    assert end is not None
     ids = [*ids_of("bye"), end]
     assert run(TextRules(scored=True), ids, STOP)[:3] == ("bye", STOP, len(ids))
     assert len(run(TextRules(scored=True), ids, STOP)[3]) == len(ids) - 1

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rondo.errors import ConfigError
-from rondo.perf.correction import CorrectedModel
 from rondo.perf.profile import LatencyProfile
 from rondo.policy import events
 from rondo.policy.catalog import PolicySettings
@@ -24,6 +23,7 @@ from rondo.types import Slo
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.records import Arrival, RunRecord
 from rondo_bench.sim.spec import ClusterSpec, Fault, LinkSpec
+from tests.support.wrapped import WrappedPolicy
 
 PROFILE = LatencyProfile(
     name="test",
@@ -48,32 +48,22 @@ SPEC = ClusterSpec(
 )
 
 
-class Watched:
+class Watched(WrappedPolicy):
     """A policy that is checked after each event, and whose moves are counted."""
 
     def __init__(self, policy: MacroScheduler) -> None:
         assert isinstance(policy, FudgScheduler)
-        self.policy = policy
+        super().__init__(policy)
+        self.fudg = policy
         self.moves: list[events.MoveKv] = []
         self.observed: list[events.Observed] = []
 
-    @property
-    def latencies(self) -> dict[str, CorrectedModel]:
-        return self.policy.latencies
-
     def handle(self, event: Event) -> Decision:
-        decision = self.policy.handle(event)
-        self.policy.check_invariants()
+        decision = super().handle(event)
+        self.check_invariants()
         self.moves += [e for e in decision.effects if isinstance(e, events.MoveKv)]
         self.observed += [e for e in decision.effects if isinstance(e, events.Observed)]
         return decision
-
-    @property
-    def num_pending(self) -> int:
-        return self.policy.num_pending
-
-    def check_invariants(self) -> None:
-        self.policy.check_invariants()
 
 
 def arrivals(lengths: Sequence[tuple[int, int]], gap_s: float = 0.05) -> list[Arrival]:
@@ -94,7 +84,7 @@ def assert_all_free(cluster: SimCluster) -> None:
     """Neither the instances nor the policy's beliefs of them hold anything."""
     watched = cluster.macros["m0"].policy
     assert isinstance(watched, Watched)
-    for view in watched.policy.views.values():
+    for view in watched.fudg.views.values():
         assert view.num_requests == 0
         assert view.blocks.needed() == view.blocks.used_blocks
     for instance in cluster.instances:

@@ -10,7 +10,7 @@ import threading
 import types
 import typing
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,13 +24,13 @@ from rondo import journal, journal_writer
 from rondo.errors import ConfigError
 from rondo.journal import Ending, JournalError, JournalHeader, JournalReader, Record
 from rondo.journal_writer import JournalFolder, JournalWriter
-from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.catalog import LIVE_POLICY_NAMES, PolicySettings, make_policy
 from rondo.policy.events import Decision, Event
 from rondo.types import LatencyModel, RequestInfo, Slo
 from rondo_bench import replay_cmd
 from tests.support.virtual_cluster import PROFILE, VirtualCluster
+from tests.support.wrapped import WrappedPolicy
 
 JOIN_S = 10.0
 HEADER = JournalHeader(
@@ -87,28 +87,17 @@ class Stops:
         self.told.append((ending, detail))
 
 
-class Recorder:
+class Recorder(WrappedPolicy):
     """A policy that remembers what it was told and what it said."""
 
     def __init__(self, policy: events.MacroScheduler) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self.records: list[Record] = []
 
-    @property
-    def num_pending(self) -> int:
-        return self._policy.num_pending
-
-    @property
-    def latencies(self) -> Mapping[str, CorrectedModel]:
-        return self._policy.latencies
-
     def handle(self, event: Event) -> Decision:
-        decision = self._policy.handle(event)
+        decision = super().handle(event)
         self.records.append(Record(event=event, decision=decision))
         return decision
-
-    def check_invariants(self) -> None:
-        self._policy.check_invariants()
 
 
 def recorded(name: str = "padg", count: int = 30) -> list[Record]:

@@ -12,6 +12,7 @@ from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.chaos import cmd as chaos_cmd
 from rondo_bench.chaos import slow_clients
+from rondo_bench.control import cmd as control_cmd
 from rondo_bench.elastic import cmd as elastic_cmd
 from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
@@ -20,6 +21,7 @@ from rondo_bench.load import cmd as load_cmd
 from rondo_bench.parity import cmd as parity_cmd
 from rondo_bench.report import cmd as report_cmd
 from rondo_bench.sim import commands as sim_commands
+from rondo_bench.streaming import cmd as streaming_cmd
 
 
 def main() -> int:
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parity_cmd.add_parser(commands)
     chaos_cmd.add_parser(commands)
     load_cmd.add_parser(commands)
+    streaming_cmd.add_parser(commands)
+    control_cmd.add_parser(commands)
     slow_clients.add_parser(commands)
     elastic_cmd.add_parser(commands)
     report_cmd.add_parser(commands)

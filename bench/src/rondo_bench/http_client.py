@@ -1,16 +1,14 @@
-"""A closed-loop client over HTTP: streams completions and stamps every event."""
+"""A closed loop over HTTP with given prompts, where every request must succeed."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
 from collections.abc import Sequence
-
-import aiohttp
 
 from rondo.errors import PeerError
 from rondo.metrics.lifecycle import Lifecycle
+from rondo_bench.load.client import LoadClient, RunOptions, Target
+from rondo_bench.load.prompts import BodyShape
+from rondo_bench.sim.records import Arrival
 from rondo_bench.workload import Item
 
 
@@ -26,49 +24,23 @@ async def run_http(
     Raises:
         StreamFailed: a request was refused, failed, or had too few tokens.
     """
-    queue = list(reversed(items))
-    times: list[Lifecycle] = []
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-
-        async def client() -> None:
-            while queue:
-                times.append(await _stream(session, url, model, queue.pop()))
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(client())
-    return times
-
-
-async def _stream(session: aiohttp.ClientSession, url: str, model: str, item: Item) -> Lifecycle:
-    body = {
-        "model": model,
-        "prompt": list(item.prompt),
-        "max_tokens": item.output_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    data = json.dumps(body)
-    headers = {"content-type": "application/json"}
-    times = Lifecycle(time.monotonic())
-    num_tokens = 0
-    async with session.post(f"{url}/v1/completions", data=data, headers=headers) as response:
-        if response.status != 200:
-            raise StreamFailed(f"status {response.status}: {(await response.text())[:200]}")
-        async for line in response.content:
-            now_s = time.monotonic()
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if "error" in chunk:
-                raise StreamFailed(chunk["error"]["message"])
-            if chunk.get("usage"):
-                num_tokens = chunk["usage"]["completion_tokens"]
-            elif chunk["choices"][0]["text"]:
-                times.tokens(1, now_s, keep_gaps=True)
-    if num_tokens != item.output_tokens:
-        raise StreamFailed(f"{num_tokens} of {item.output_tokens} tokens")
-    return times
+    arrivals = [
+        Arrival(
+            request_id=item.request_id,
+            at_s=0.0,
+            prompt_tokens=len(item.prompt),
+            output_tokens=item.output_tokens,
+        )
+        for item in items
+    ]
+    shape = BodyShape(model=model, prompts=[item.prompt for item in items])
+    async with LoadClient(Target(base_url=url, shape=shape)) as client:
+        outcomes = await client.closed_loop(arrivals, concurrency, RunOptions(max_failures=0))
+    for outcome in outcomes:
+        if not outcome.completed and outcome.error:
+            raise StreamFailed(outcome.error)
+    for outcome in outcomes:
+        asked = outcome.arrival.output_tokens
+        if outcome.num_tokens != asked:
+            raise StreamFailed(f"{outcome.num_tokens} of {asked} tokens")
+    return [outcome.times for outcome in outcomes]

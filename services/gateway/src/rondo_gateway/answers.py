@@ -15,17 +15,68 @@ from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
 from rondo.bus.sequence import Gap, SequenceTracker
 from rondo.errors import EngineError, InstanceLost, RondoError
+from rondo.logprobs import TokenLogprobs
 from rondo.service import logs
 from rondo.types import FinishReason
-from rondo.wire.messages import Message, Resync, TokenDelta, TokenFrame
+from rondo.wire.messages import FirstToken, Message, Resync, TokenDelta, TokenFrame
+from rondo_gateway.errors import invalid
 from rondo_gateway.metrics import GatewayMetrics
 
 log = logging.getLogger("rondo.gateway")
 
 #: A worker that does not react to so many questions in a row is taken for lost.
 MAX_UNANSWERED = 3
+#: Names of requests' parameters for what an engine refuses.
+_PARAMS = {"prompt_logprobs": "echo"}
 #: How long a worker has to answer for itself when the cluster says that it is gone.
 DOUBT_S = 1.0
+
+
+class _News:
+    """Wakes one reader; made for one that waits again and again, and is mostly woken soon.
+
+    The timer is set once and looks, when it fires, how long the reader has really waited: setting
+    and cancelling one for each token is dearer than all the rest of the waiting.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due_at = 0.0
+
+    def wait(self, timeout_s: float) -> asyncio.Future[bool]:
+        """To be awaited: the next `wake`; False when it did not come in time."""
+        self._due_at = self._loop.time() + timeout_s
+        if self._timer is None or self._timer_at > self._due_at:
+            self._set_timer()
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def wake(self) -> None:
+        """Ends the wait that is under way, if there is one."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
+
+    def close(self) -> None:
+        """There is no other wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        self.close()
+        self._timer_at = self._due_at
+        self._timer = self._loop.call_at(self._due_at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._due_at:
+            self._set_timer()
+        else:
+            self._waiter.set_result(False)
 
 
 class Answer:
@@ -43,8 +94,13 @@ class Answer:
         self.num_tokens = 0
         self._ask = ask
         self._error: RondoError | None = None
+        self.first: FirstToken | None = None
+        self.params: dict[str, str] = {}
+        """What clients call that which engines may refuse."""
         self._buffer: list[int] = []
-        self._wake = asyncio.Event()
+        self._logprobs: list[TokenLogprobs] = []
+        self._read_logprobs: list[TokenLogprobs] = []
+        self._news = _News()
         self._unanswered = 0
         self._asked_at = -1
         self._doubted = False
@@ -59,15 +115,27 @@ class Answer:
             self.ask_for_hole()
             return
         new = delta.tokens[self.num_tokens - delta.index :]
+        if delta.logprobs is not None:
+            self._logprobs += delta.logprobs.part(self.num_tokens - delta.index).rows()
+        self.first = self.first or delta.first
         self._buffer.extend(new)
         self.num_tokens += len(new)
-        if delta.error is not None:
+        if len(self._logprobs) not in (0, len(self._buffer)):
+            self.fail(EngineError("tokens came without their logprobs", (self.request_id,)))
+        elif delta.refused is not None:
+            self._refuse(delta.refused, delta.error or "")
+        elif delta.error is not None:
             self.fail(EngineError(delta.error, (self.request_id,)))
         elif delta.finish is FinishReason.CANCELLED:
             self.lost()  # the instance has forgotten the request
         elif delta.finish:
             self.finish = delta.finish
-        self._wake.set()
+        self._news.wake()
+
+    def _refuse(self, what: str, problem: str) -> None:
+        param = self.params.get(what, _PARAMS.get(what, what))
+        message = f"Invalid '{param}': the engine of this model does not do that: {problem}"
+        self.fail(invalid(message, param, "unsupported_parameter"))
 
     def ask_for_hole(self) -> None:
         """Tokens from `num_tokens` on are missing: asks for them, once for each hole."""
@@ -79,13 +147,17 @@ class Answer:
         """The cluster says the instance is gone: it must answer at once, or is lost."""
         self._doubted = True
         self._ask(self)
-        self._wake.set()
+        self._news.wake()
 
     def fail(self, error: RondoError) -> None:
         """Ends the answer with an error, after the tokens that are there."""
         if self._error is None and self.finish is None:
             self._error = error
-            self._wake.set()
+            self._news.wake()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._news.close()
 
     def lost(self) -> None:
         """The instance is gone."""
@@ -100,20 +172,27 @@ class Answer:
         Raises:
             InstanceLost, EngineError: the answer will not be completed.
         """
+        if not self._buffer:
+            await self.first_token(stall_s, patience_s)
+        tokens, self._buffer = self._buffer, []
+        self._read_logprobs, self._logprobs = self._logprobs, []
+        return tokens
+
+    def take_logprobs(self) -> list[TokenLogprobs]:
+        """Those of the tokens read last; none if the request has none."""
+        taken, self._read_logprobs = self._read_logprobs, []
+        return taken
+
+    async def first_token(self, stall_s: float, patience_s: float) -> None:
+        """Waits for tokens that were not read, or for the end; see `read`."""
         deadline_s = time.monotonic() + patience_s
         while not self._buffer:
             if self._error:
                 raise self._error
             if self.finish:
-                return []
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(DOUBT_S if self._doubted else stall_s):
-                    await self._wake.wait()
-            except TimeoutError:
+                return
+            if not await self._news.wait(DOUBT_S if self._doubted else stall_s):
                 self._stalled(deadline_s)
-        tokens, self._buffer = self._buffer, []
-        return tokens
 
     def _stalled(self, deadline_s: float) -> None:
         silent = self._doubted or self._unanswered >= MAX_UNANSWERED
@@ -149,6 +228,7 @@ class Answers:
     def close(self, answer: Answer) -> None:
         """Stops listening."""
         self._live.pop(answer.request_id, None)
+        answer.close()
 
     def instance_changed(self, instance_id: str, incarnation: str | None) -> None:
         """An instance has started anew, so what ran on it is lost; or it is gone (None)."""

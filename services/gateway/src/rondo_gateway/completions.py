@@ -7,28 +7,33 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from rondo.errors import RondoError
-from rondo.types import FinishReason
 from rondo_gateway.attempt import Links, Prompt
+from rondo_gateway.choices import ChoiceCollector, ChoiceShaper, Echo, Shaped
 from rondo_gateway.disconnect import ClientGone, while_connected
 from rondo_gateway.errors import sse_error_frame, to_api_error
 from rondo_gateway.event_stream import EventStream
 from rondo_gateway.generation import Generation, Piece
-from rondo_gateway.limits import output_limit
+from rondo_gateway.ledger import server_timing, slowest
+from rondo_gateway.limits import check_prompt_logprobs, output_limit
+from rondo_gateway.plan import GenerationPlan
 from rondo_gateway.responses import (
     DONE,
     Choice,
     ChunkEncoder,
+    Head,
     Kind,
     chat_completion,
     text_completion,
     usage,
 )
-from rondo_gateway.schemas import GenerationPlan
+from rondo_gateway.scores import ScoreShaper
+from rondo_gateway.text.assembler import TextRules
 from rondo_gateway.text.model_files import ModelFiles
 
 #: What a client that went away would have got; nobody sees it (nginx's number for it).
@@ -37,7 +42,8 @@ STATUS_CLIENT_GONE = 499
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One HTTP request, checked and tokenised. `prompts` are token ids, one or several."""
+    """One HTTP request, checked and tokenised. `prompts` are token ids, one or several; `texts`
+    what an echo of each shows."""
 
     kind: Kind
     model: ModelFiles
@@ -46,6 +52,7 @@ class Job:
     prompt_param: str
     plan: GenerationPlan
     arrival_s: float
+    texts: Sequence[str] = ()
 
 
 class Completion:
@@ -53,8 +60,9 @@ class Completion:
 
     def __init__(self, links: Links, job: Job) -> None:
         prefix = "chatcmpl" if job.kind is Kind.CHAT else "cmpl"
-        self._id = f"{prefix}-{uuid.uuid4().hex}"
-        self._created = int(time.time())
+        self._head = Head(
+            f"{prefix}-{uuid.uuid4().hex}", int(time.time()), job.model.name, job.model.fingerprint
+        )
         self._job = job
         self._prompt_tokens = sum(len(prompt) for prompt in job.prompts)
         prompts = self._split(job)
@@ -62,37 +70,48 @@ class Completion:
         self._num_tokens = [0] * len(self._generations)
 
     def _split(self, job: Job) -> list[Prompt]:
-        """One prompt a choice, in the order of the choices' indices.
+        """One prompt a candidate, in the order of the choices' indices.
 
         Raises:
             ApiError: prompt and answer do not fit into the context.
         """
         plan = job.plan
-        limits = [
-            output_limit(
-                len(prompt),
-                plan.max_tokens,
-                job.max_model_len,
-                default=plan.default_max_tokens,
-                prompt_param=job.prompt_param,
-            )
-            for prompt in job.prompts
-        ]
+        limits = [self._limit(job, prompt) for prompt in job.prompts]
         per_prompt = len(plan.samplings) // len(job.prompts)
         return [
             Prompt(
-                request_id=f"{self._id}-{index}",
+                request_id=f"{self._head.response_id}-{index}",
                 model=job.model.name,
                 tokens=job.prompts[index // per_prompt],
                 max_tokens=limits[index // per_prompt],
                 sampling=sampling,
                 slo=plan.slo,
-                stops=plan.stops,
+                rules=TextRules(
+                    stops=plan.stops,
+                    stop_token_ids=sampling.stop_token_ids,
+                    min_tokens=sampling.min_tokens,
+                    include_stop=plan.include_stop,
+                    hide_special=plan.hide_special,
+                    scored=sampling.logprobs is not None,
+                ),
                 ignore_eos=plan.ignore_eos,
                 arrival_s=job.arrival_s,
+                grammar_param=plan.grammar_param,
             )
             for index, sampling in enumerate(plan.samplings)
         ]
+
+    def _limit(self, job: Job, prompt: Sequence[int]) -> int:
+        plan = job.plan
+        check_prompt_logprobs(len(prompt), plan.samplings[0].prompt_logprobs)
+        return output_limit(
+            len(prompt),
+            plan.max_tokens,
+            job.max_model_len,
+            default=plan.default_max_tokens,
+            min_tokens=plan.samplings[0].min_tokens,
+            prompt_param=job.prompt_param,
+        )
 
     async def respond(self, request: Request) -> Response:
         """The whole answer, or the stream of it once every choice was admitted.
@@ -101,24 +120,28 @@ class Completion:
             RondoError: no choice has begun; the error handlers answer.
         """
         try:
-            await while_connected(request.receive, self._start())
+            await while_connected(request.receive, self.start())
             if self._job.plan.stream:
-                return EventStream(self._frames(), self._close)
+                return EventStream(self._frames(), self.close, self.timing())
             choices = await while_connected(request.receive, self._collect_all())
         except ClientGone:
-            self._close()
+            self.close()
             return Response(status_code=STATUS_CLIENT_GONE)
         except BaseException:
-            self._close()
+            self.close()
             raise
-        self._close()
+        self.close()
         body = chat_completion if self._job.kind is Kind.CHAT else text_completion
-        content = body(self._id, self._job.model.name, self._created, choices, self._usage())
-        return Response(content, media_type="application/json")
+        content = body(self._head, choices, self.usage())
+        return Response(content, media_type="application/json", headers=self.timing())
 
-    async def _start(self) -> None:
-        """Admits all choices; when one is refused, the others are given up."""
-        tasks = [asyncio.create_task(one.start()) for one in self._generations]
+    async def start(self) -> None:
+        """Admits all choices; when one is refused, the others are given up.
+
+        Raises:
+            RondoError: it cannot be answered; `close` all the same.
+        """
+        tasks = [asyncio.create_task(self._begin(one)) for one in self._generations]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -126,47 +149,73 @@ class Completion:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _collect_all(self) -> list[Choice]:
-        collectors = [self._collect(index) for index in range(len(self._generations))]
-        return list(await asyncio.gather(*collectors))
+    async def _begin(self, generation: Generation) -> None:
+        await generation.start()
+        sampling = self._job.plan.samplings[0]
+        if self._job.plan.stream and (sampling.grammar or sampling.logprobs is not None):
+            # Not every engine does this; a refusal is to be a 400 and not the end of a stream.
+            await generation.first_token()
 
-    async def _collect(self, index: int) -> Choice:
-        texts: list[str] = []
-        finish = FinishReason.LENGTH
-        async for piece in self._generations[index].pieces():
-            texts.append(piece.text)
-            self._num_tokens[index] = piece.num_tokens
-            finish = piece.finish or finish
-        return Choice(index, "".join(texts), finish)
+    async def _collect_all(self) -> list[Choice]:
+        """All candidates are generated; the best of each prompt are kept, in order of quality."""
+        collectors = [self._collect(index) for index in range(len(self._generations))]
+        found = list(await asyncio.gather(*collectors))
+        plan = self._job.plan
+        per_prompt = len(plan.samplings) // len(self._job.prompts)
+        kept: list[ChoiceCollector] = []
+        for first in range(0, len(found), per_prompt):
+            candidates = list(range(first, first + per_prompt))
+            if per_prompt > plan.kept:
+                candidates.sort(key=lambda i: -found[i].sum_logprob / max(1, self._num_tokens[i]))
+            kept += [found[i] for i in candidates[: plan.kept]]
+        return [collector.choice(index) for index, collector in enumerate(kept)]
+
+    async def _collect(self, index: int) -> ChoiceCollector:
+        collector, shaper = ChoiceCollector(), self._shaper(index)
+        generation = self._generations[index]
+        async for piece in generation.pieces():
+            self._count(index, piece)
+            collector.take(piece, shaper.shape(piece, generation.prompt_logprobs))
+        return collector
 
     async def _frames(self) -> AsyncGenerator[bytes]:
         plan = self._job.plan
-        encoder = ChunkEncoder(
-            self._job.kind,
-            self._id,
-            self._job.model.name,
-            self._created,
-            include_usage=plan.include_usage,
-        )
+        encoder = ChunkEncoder(self._job.kind, self._head, include_usage=plan.include_usage)
         try:
             if self._job.kind is Kind.CHAT:
                 yield b"".join(encoder.role(i) for i in range(len(self._generations)))
-            async for index, piece in self._pieces():
-                self._num_tokens[index] = piece.num_tokens
-                frame = encoder.content(index, piece.text) if piece.text else b""
-                yield frame + encoder.finish(index, piece.finish) if piece.finish else frame
+            async for index, shaped in self.shaped():
+                used = self.usage() if plan.continuous_usage else None
+                if frame := encoder.shaped(index, shaped.deltas, shaped.logprobs, used):
+                    yield frame
+                if shaped.finish:
+                    yield encoder.finish(index, shaped.finish, used)
             if plan.include_usage:
-                yield encoder.usage(self._usage())
+                yield encoder.usage(self.usage(final=True))
             yield DONE
         except RondoError as error:
             yield sse_error_frame(to_api_error(error))
 
-    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """Pieces of all choices in order of arrival; a single choice without detour."""
-        if len(self._generations) == 1:
-            async for piece in self._generations[0].pieces():
-                yield 0, piece
+    async def shaped(self) -> AsyncIterator[tuple[int, Shaped]]:
+        """What comes of each choice, by its index, in order of arrival.
+
+        Raises:
+            RondoError: it will not be completed.
+        """
+        shapers = [self._shaper(index) for index in range(len(self._generations))]
+        if len(shapers) == 1:  # without detour
+            generation, shaper = self._generations[0], shapers[0]
+            async for piece in generation.pieces():
+                self._count(0, piece)
+                yield 0, shaper.shape(piece, generation.prompt_logprobs)
             return
+        async for index, piece in self._pieces():
+            self._count(index, piece)
+            prompt = self._generations[index].prompt_logprobs
+            yield index, shapers[index].shape(piece, prompt)
+
+    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """Pieces of all choices in order of arrival."""
         queue: asyncio.Queue[tuple[int, Piece] | RondoError] = asyncio.Queue(maxsize=64)
         pumps = [
             asyncio.create_task(self._pump(index, queue)) for index in range(len(self._generations))
@@ -191,9 +240,34 @@ class Completion:
         except RondoError as error:
             await queue.put(error)
 
-    def _usage(self) -> dict[str, int]:
-        return usage(self._prompt_tokens, sum(self._num_tokens))
+    def _shaper(self, index: int) -> ChoiceShaper:
+        job, plan = self._job, self._job.plan
+        scores = echo = None
+        if plan.logprobs is not None:
+            scores = ScoreShaper(job.model.tokenizer, plan.logprobs, as_ids=plan.tokens_as_ids)
+        if plan.echo:
+            number = index // (len(plan.samplings) // len(job.prompts))
+            echo = Echo(job.texts[number], job.prompts[number])
+        return ChoiceShaper(job.kind, plan, scores, echo)
 
-    def _close(self) -> None:
+    def _count(self, index: int, piece: Piece) -> None:
+        self._num_tokens[index] = 0 if self._job.plan.max_tokens == 0 else piece.num_tokens
+
+    def usage(self, *, final: bool = False) -> dict[str, Any]:
+        """The usage so far; at the end with the ledger, if asked for."""
+        used = usage(self._prompt_tokens, sum(self._num_tokens))
+        if self._job.plan.include_latency and (final or not self._job.plan.stream):
+            used["latency"] = self._ledger()
+        return used
+
+    def _ledger(self) -> dict[str, float]:
+        return slowest([generation.ledger() for generation in self._generations])
+
+    def timing(self) -> dict[str, str]:
+        """Response headers that say where the time went so far."""
+        return {"server-timing": server_timing(self._ledger())}
+
+    def close(self) -> None:
+        """Ends all choices, complete or not; to be called in any case."""
         for generation in self._generations:
             generation.close()

@@ -15,6 +15,9 @@ from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_PROMPTS = 256
+MAX_BIASES = 1024
+#: Alternatives that may be asked for beside each token.
+MAX_LOGPROBS = 20
 
 
 def _encodable(text: str) -> str:
@@ -97,6 +100,71 @@ def _parse_arguments(value: Any) -> dict[str, Any]:
     return value
 
 
+def _parse_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    _encodable(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _parse_schema(value: Any) -> str | None:
+    """Take a JSON schema: an object, or the text of one."""
+    if value is None:
+        return None
+    if isinstance(value, str) and value:
+        return _encodable(value)
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON schema, as an object or as its text")
+    return json.dumps(_parse_object(value))
+
+
+def _parse_biases(value: Any) -> tuple[tuple[int, float], ...]:
+    """Take {token id as text: bias}, which JSON has no other way to write."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or len(value) > MAX_BIASES:
+        raise ValueError(f"must be an object of at most {MAX_BIASES} token ids and their biases")
+    biases = []
+    for key, bias in value.items():
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10):
+            raise ValueError("must have token ids as its keys")
+        if type(bias) not in (int, float) or not -100 <= bias <= 100:
+            raise ValueError(f"must have biases from -100 to 100; that of {key} is none")
+        biases.append((int(key), float(bias)))
+    return tuple(biases)
+
+
+def _parse_token_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not _are_ids(value) or len(value) > MAX_STOPS * 4:
+        raise ValueError(f"must be a list of at most {MAX_STOPS * 4} token ids")
+    return tuple(value)
+
+
+def _parse_tool_choice(value: Any) -> str | None:
+    """Take a word, or {"type": "function", "function": {"name": ...}}, as "function:name"."""
+    if value is None or value in ("none", "auto", "required"):
+        return value if isinstance(value, str) else None
+    if isinstance(value, dict) and value.get("type") == "function":
+        function = value.get("function", value)  # the Responses API has the name at its top
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(name, str):
+            return f"function:{_encodable(name)}"
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        raise PydanticCustomError("unsupported_parameter", "allowed_tools is not supported")
+    raise ValueError("must be none, auto, required or a function by its name")
+
+
+def _parse_logprobs_count(value: Any) -> int | None:
+    """Take a count; false is what some clients send for none."""
+    if value is None or value is False:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_LOGPROBS:
+        raise ValueError(f"must be an integer from 0 to {MAX_LOGPROBS}")
+    return value
+
+
 def unsupported(*neutral: Any) -> AfterValidator:
     """Return a check that refuses a parameter unless its value changes nothing."""
 
@@ -127,4 +195,10 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Content = Annotated[str | None, _checker(_parse_content)]
 Stops = Annotated[tuple[str, ...], _checker(_parse_stop)]
 Prompts = Annotated[tuple[str | list[int], ...], _checker(_parse_prompt)]
+Biases = Annotated[tuple[tuple[int, float], ...], _checker(_parse_biases)]
+TokenIds = Annotated[tuple[int, ...], _checker(_parse_token_ids)]
+JsonObject = Annotated[dict[str, Any], _checker(_parse_object)]
+JsonSchema = Annotated[str | None, _checker(_parse_schema)]
+LogprobsCount = Annotated[int | None, _checker(_parse_logprobs_count)]
+ToolChoice = Annotated[str | None, _checker(_parse_tool_choice)]
 Arguments = Annotated[dict[str, Any], _checker(_parse_arguments)]

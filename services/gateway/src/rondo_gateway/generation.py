@@ -8,20 +8,23 @@ seed and the index of a token only, so the client sees the answer it would have 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
+import msgspec
 from tokenizers import Tokenizer
 
 from rondo.errors import BusUnavailable, CapacityError, EngineError, InstanceLost, RondoError
+from rondo.logprobs import Logprobs, TokenLogprobs
 from rondo.metrics.lifecycle import Lifecycle
 from rondo.service import logs
 from rondo.types import FinishReason
+from rondo.wire.messages import FirstToken
 from rondo_gateway.attempt import Attempt, Links, Prompt
-from rondo_gateway.text.detokenizer import IncrementalDetokenizer
-from rondo_gateway.text.stops import StopFilter
+from rondo_gateway.ledger import ledger_of
+from rondo_gateway.text.assembler import AnswerText, Scored
 
 log = logging.getLogger("rondo.gateway")
 
@@ -31,13 +34,13 @@ MAX_ENGINE_ERRORS = 2
 MAX_PAUSE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """New text of an answer; `finish` comes with the last one. `num_tokens` is the total so far."""
 
     text: str
     num_tokens: int
     finish: FinishReason | None
+    scored: tuple[Scored, ...] = ()
 
 
 class Generation:
@@ -48,9 +51,11 @@ class Generation:
         self._prompt = prompt
         self._attempt = Attempt(links, prompt, 1, ())
         self._tokens: list[int] = []  # of the answer, over all attempts
-        self._text = IncrementalDetokenizer(tokenizer)
-        self._stops = StopFilter(prompt.stops)
+        self._text = AnswerText(tokenizer, prompt.rules)
+        self._logprobs: list[TokenLogprobs] = []  # of the tokens read last
         self._times = Lifecycle(prompt.arrival_s)
+        self._first: FirstToken | None = None
+        self._submitted_s: float | None = None
         self._engine_errors = 0
         self._outcome = "cancelled"
 
@@ -61,6 +66,7 @@ class Generation:
             CapacityError: refused, or not admitted in time. PeerError: the bus failed.
         """
         try:
+            self._submitted_s = time.monotonic()
             await self._attempt.start()
             self._times.admitted_s = time.monotonic()
         except RondoError as error:
@@ -77,14 +83,15 @@ class Generation:
         try:
             while finish is None:
                 tokens, ended = await self._read()
-                if tokens:
-                    self._tokens += tokens
-                    self._times.tokens(len(tokens), time.monotonic())
-                text, finish = self._advance(tokens, ended)
+                part = self._text.push(tokens, self._logprobs, ended)
+                finish = part.finish
+                if part.num_used:
+                    self._tokens += tokens[: part.num_used]
+                    self._times.tokens(part.num_used, time.monotonic())
                 if finish:
                     self._outcome = finish.value
-                if text or finish:
-                    yield Piece(text, self._times.num_tokens, finish)
+                if part.text or part.scored or finish:
+                    yield Piece(part.text, self._times.num_tokens, finish, part.scored)
         except RondoError as error:
             self._outcome = type(error).__name__
             raise
@@ -97,6 +104,30 @@ class Generation:
             links.lengths.observe(prompt.model, self._times.num_tokens)
         links.metrics.ended(prompt.model, self._outcome, len(prompt.tokens), self._times)
 
+    @property
+    def prompt_logprobs(self) -> Logprobs | None:
+        """Of all tokens of the prompt but the first; there with the answer's first token."""
+        return self._first.prompt if self._first else None
+
+    async def first_token(self) -> None:
+        """Waits until the instance has answered: so what it refuses is known before a stream.
+
+        Raises:
+            ApiError: it does not do what the request asks for.
+        """
+        await self._attempt.first_token()
+
+    def ledger(self) -> dict[str, float]:
+        """Where the time went, in ms; see docs/api.md."""
+        return ledger_of(self._times, self._submitted_s, self._first)
+
+    def _rest(self) -> Prompt:
+        """The prompt for another try: its own logprobs are asked for once."""
+        if self._first is None or self._prompt.sampling.prompt_logprobs is None:
+            return self._prompt
+        sampling = msgspec.structs.replace(self._prompt.sampling, prompt_logprobs=None)
+        return dataclasses.replace(self._prompt, sampling=sampling)
+
     async def _read(self) -> tuple[list[int], FinishReason | None]:
         """Tokens that came, and how the answer ended if these are the last; resumes if need be."""
         while True:
@@ -106,8 +137,11 @@ class Generation:
             except (InstanceLost, EngineError) as error:
                 if len(self._tokens) == self._prompt.max_tokens:  # only its end was lost
                     return [], FinishReason.LENGTH
+                self._first = self._first or attempt.first
                 await self._resume(error)
                 continue
+            self._first = self._first or attempt.first
+            self._logprobs = attempt.take_logprobs()
             known = attempt.num_done + attempt.num_tokens
             complete = known == len(self._tokens) + len(tokens)
             return tokens, attempt.finish if complete else None
@@ -129,7 +163,7 @@ class Generation:
         deadline_s = time.monotonic() + settings.resume_timeout_s
         while True:
             self._attempt.close()
-            self._attempt = Attempt(self._links, self._prompt, number, self._tokens)
+            self._attempt = Attempt(self._links, self._rest(), number, self._tokens)
             try:
                 async with asyncio.timeout_at(_loop_time(deadline_s)):
                     await self._attempt.start()
@@ -141,22 +175,6 @@ class Generation:
                 if pause_s is None or time.monotonic() + pause_s > deadline_s:
                     raise error from refusal
                 await asyncio.sleep(pause_s)
-
-    def _advance(
-        self, tokens: list[int], ended: FinishReason | None
-    ) -> tuple[str, FinishReason | None]:
-        """Text of new tokens, and whether the answer is over."""
-        if ended is FinishReason.STOP:
-            tokens = tokens[:-1]  # the end token itself is no text
-        text = self._text.push(tokens)
-        if ended:
-            text += self._text.finish()
-        text, stopped = self._stops.push(text)
-        if stopped:
-            return text, FinishReason.STOP
-        if ended:
-            return text + self._stops.finish(), ended
-        return text, None
 
 
 def _pause_s(refusal: CapacityError | BusUnavailable) -> float | None:

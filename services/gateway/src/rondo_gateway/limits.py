@@ -1,6 +1,6 @@
 """Checks of a tokenised prompt against the model.
 
-Surface: `output_limit` and `check_token_ids`; both raise `ApiError` (400).
+Surface: `output_limit`, `check_prompt_logprobs` and `check_token_ids`; all raise `ApiError` (400).
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from rondo_gateway.errors import ApiError, invalid
 
+#: What logprobs of one prompt may take on the bus, well below its largest message.
+MAX_PROMPT_LOGPROBS_BYTES = 4 * 2**20
+
 
 def output_limit(
     prompt_tokens: int,
@@ -16,6 +19,7 @@ def output_limit(
     max_model_len: int,
     *,
     default: int | None = None,
+    min_tokens: int = 0,
     prompt_param: str = "messages",
     limit_param: str = "max_tokens",
 ) -> int:
@@ -35,7 +39,10 @@ def output_limit(
             prompt_param,
         )
     if max_tokens is None:
-        return rest if default is None else min(default, rest)
+        max_tokens = rest if default is None else min(default, rest)
+    if min_tokens > max_tokens:
+        message = f"'min_tokens' is {min_tokens}, but the answer may have {max_tokens} tokens."
+        raise invalid(message, "min_tokens")
     if max_tokens > rest:
         raise _too_long(
             f"This model's maximum context length is {max_model_len} tokens, but "
@@ -43,7 +50,17 @@ def output_limit(
             f"{max_tokens} for the answer.",
             limit_param,
         )
-    return max_tokens
+    return max(1, max_tokens)  # a mere echo needs a step of the engine all the same
+
+
+def check_prompt_logprobs(prompt_tokens: int, num_top: int | None) -> None:
+    """Refuse an echo whose logprobs would not fit into one message of the bus."""
+    if num_top is not None and prompt_tokens * (4 + 8 * num_top) > MAX_PROMPT_LOGPROBS_BYTES:
+        message = (
+            f"The logprobs of a prompt of {prompt_tokens} tokens with {num_top} alternatives each "
+            "are too many for one answer; ask for fewer alternatives."
+        )
+        raise invalid(message, "logprobs")
 
 
 def check_token_ids(ids: Sequence[int], vocab_size: int, *, param: str = "prompt") -> None:

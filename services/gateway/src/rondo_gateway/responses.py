@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from rondo.types import FinishReason
+from rondo_gateway.text.tool_parsers import Delta, ToolDelta
 
 DONE = b"data: [DONE]\n\n"
 
@@ -32,15 +32,46 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What every body and chunk of one response begins with. `fingerprint` names the model's
+    files and this version: with the same seed, answers are the same while it is."""
+
+    response_id: str
+    created: int
+    model: str
+    fingerprint: str | None = None
+
+    def fields(self, name: str) -> dict[str, Any]:
+        """Return the JSON fields; `name` is the object's."""
+        return {
+            "id": self.response_id,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """One finished answer of a body."""
+    """One finished answer of a body; `finish` is OpenAI's word."""
 
     index: int
     text: str
-    finish: FinishReason
+    finish: str
+    logprobs: dict[str, Any] | None = None
+    tool_calls: Sequence[dict[str, Any]] = ()
+
+    def message(self) -> dict[str, Any]:
+        """Return a chat's message; one that only calls tools has no content."""
+        content = None if self.tool_calls and not self.text else self.text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if self.tool_calls:
+            message["tool_calls"] = list(self.tool_calls)
+        return message
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     """Return the usage object."""
     return {
         "prompt_tokens": prompt_tokens,
@@ -49,38 +80,38 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def chat_completion(
-    response_id: str, model: str, created: int, choices: Sequence[Choice], used: dict[str, int]
-) -> bytes:
+def chat_completion(head: Head, choices: Sequence[Choice], used: dict[str, Any]) -> bytes:
     """Return the body of a whole chat answer."""
     answers = [
         {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": choice.finish.value,
+            "message": choice.message(),
+            "logprobs": choice.logprobs,
+            "finish_reason": choice.finish,
         }
         for choice in choices
     ]
-    head = _head(response_id, "chat.completion", created, model)
-    return _encode({**head, "choices": answers, "usage": used})
+    return _encode({**head.fields("chat.completion"), "choices": answers, "usage": used})
 
 
-def text_completion(
-    response_id: str, model: str, created: int, choices: Sequence[Choice], used: dict[str, int]
-) -> bytes:
+def text_completion(head: Head, choices: Sequence[Choice], used: dict[str, Any]) -> bytes:
     """Return the body of a whole text completion."""
     answers = [
         {
             "index": choice.index,
             "text": choice.text,
-            "logprobs": None,
-            "finish_reason": choice.finish.value,
+            "logprobs": choice.logprobs,
+            "finish_reason": choice.finish,
         }
         for choice in choices
     ]
-    head = _head(response_id, "text_completion", created, model)
-    return _encode({**head, "choices": answers, "usage": used})
+    return _encode({**head.fields("text_completion"), "choices": answers, "usage": used})
+
+
+def tool_call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    """Return a tool call of a message; `arguments` is JSON text."""
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def model_card(name: str, created: int, max_model_len: int) -> dict[str, Any]:
@@ -104,28 +135,19 @@ class ChunkEncoder:
 
     Args:
         kind: chat or text.
-        response_id: the same in every chunk.
+        head: the same in every chunk.
         include_usage: whether the stream ends with a usage chunk; the others then say null.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        response_id: str,
-        model: str,
-        created: int,
-        *,
-        include_usage: bool = False,
-    ) -> None:
+    def __init__(self, kind: Kind, head: Head, *, include_usage: bool = False) -> None:
         chat = kind is Kind.CHAT
         name = "chat.completion.chunk" if chat else "text_completion"
-        head = _encode_line(_head(response_id, name, created, model))
-        self._head = b"data: " + head[:-1] + b',"choices":['
+        self._head = b"data: " + encode_line(head.fields(name))[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._before = b',"delta":{"content":' if chat else b',"text":'
-        self._after = (b"}" if chat else b"") + b',"logprobs":null,"finish_reason":null}'
+        self._after = b"}" if chat else b""
+        self._plain = self._after + b',"logprobs":null,"finish_reason":null}'
         self._nothing = b',"delta":{}' if chat else b',"text":""'
-        self._after += self._tail
         self._prefixes: dict[int, bytes] = {}
 
     def role(self, index: int) -> bytes:
@@ -133,31 +155,71 @@ class ChunkEncoder:
         delta = b',"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
         return self._choice(index) + delta + self._tail
 
-    def content(self, index: int, text: str) -> bytes:
-        """Return a chunk with new text of a choice."""
+    def content(
+        self,
+        index: int,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        used: dict[str, Any] | None = None,
+    ) -> bytes:
+        """Return a chunk with new text of a choice; with `used`, the usage so far is in it."""
         prefix = self._prefixes.get(index)
         if prefix is None:
             prefix = self._prefixes[index] = self._choice(index) + self._before
-        return prefix + _encode_line(text) + self._after
+        body = prefix + encode_line(text)
+        if logprobs is None:
+            return body + self._plain + self._end(used)
+        shown = b',"logprobs":' + encode_line(logprobs) + b',"finish_reason":null}'
+        return body + self._after + shown + self._end(used)
 
-    def finish(self, index: int, reason: FinishReason) -> bytes:
+    def shaped(
+        self,
+        index: int,
+        deltas: Sequence[Delta],
+        logprobs: dict[str, Any] | None = None,
+        used: dict[str, Any] | None = None,
+    ) -> bytes:
+        """Return chunks with text and calls in order; logprobs go with the first text."""
+        frames = b""
+        for delta in deltas:
+            if isinstance(delta, ToolDelta):
+                frames += self.tool(index, delta, used)
+            else:
+                frames += self.content(index, delta, logprobs, used)
+                logprobs = None
+        if logprobs is not None:
+            frames += self.content(index, "", logprobs, used)
+        return frames
+
+    def tool(self, index: int, delta: ToolDelta, used: dict[str, Any] | None = None) -> bytes:
+        """Return a chunk with something new of a tool call."""
+        function = {"arguments": delta.arguments}
+        call: dict[str, Any] = {"index": delta.index, "function": function}
+        if delta.name is not None:
+            call = tool_call(delta.call_id or "", delta.name, delta.arguments)
+            call["index"] = delta.index
+        body = b',"delta":{"tool_calls":[' + encode_line(call) + b"]}"
+        return (
+            self._choice(index) + body + b',"logprobs":null,"finish_reason":null}' + self._end(used)
+        )
+
+    def finish(self, index: int, reason: str, used: dict[str, Any] | None = None) -> bytes:
         """Return the last chunk of a choice."""
-        end = b',"logprobs":null,"finish_reason":"%s"}' % reason.value.encode()
-        return self._choice(index) + self._nothing + end + self._tail
+        end = b',"logprobs":null,"finish_reason":"%s"}' % reason.encode()
+        return self._choice(index) + self._nothing + end + self._end(used)
 
-    def usage(self, used: dict[str, int]) -> bytes:
+    def usage(self, used: dict[str, Any]) -> bytes:
         """Return the usage chunk, which has no choices."""
-        return self._head + b'],"usage":' + _encode(used) + b"}\n\n"
+        return self._head + self._end(used)
+
+    def _end(self, used: dict[str, Any] | None) -> bytes:
+        return self._tail if used is None else b'],"usage":' + _encode(used) + b"}\n\n"
 
     def _choice(self, index: int) -> bytes:
         return self._head + b'{"index":%d' % index
 
 
-def _head(response_id: str, name: str, created: int, model: str) -> dict[str, Any]:
-    return {"id": response_id, "object": name, "created": created, "model": model}
-
-
-def _encode_line(value: Any) -> bytes:
+def encode_line(value: Any) -> bytes:
     """Return JSON that is one line to every client."""
     encoded = _encode(value)
     if not encoded.isascii():

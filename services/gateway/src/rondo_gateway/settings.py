@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -17,6 +17,13 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
     models: Annotated[
         str, Meta(description="models served: folder, or name=folder; several with commas")
     ]
+    http_fd: Annotated[
+        int,
+        Meta(ge=0, description="inherited socket that listens for the API; 0: the port alone"),
+    ] = 0
+    drain_timeout_s: Annotated[
+        float, Meta(ge=0, description="how long a stopping gateway lets its answers finish")
+    ] = 30.0
     gateway_id: Annotated[str, Meta(description="id on the bus; a random one by default")] = ""
     slo_ttft_ms: Annotated[
         float, Meta(gt=0, description="TTFT objective of requests that name none")
@@ -24,6 +31,13 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
     slo_tpot_ms: Annotated[
         float, Meta(gt=0, description="TPOT objective of requests that name none")
     ] = 100.0
+    slo_classes: Annotated[
+        str, Meta(description="objectives by name for requests: name=ttft_ms/tpot_ms, with commas")
+    ] = "interactive=1000/50, batch=60000/1000"
+    tool_parser: Annotated[
+        Literal["", "hermes", "mistral", "llama3_json"],
+        Meta(description="how models call tools; by their chat templates if empty"),
+    ] = ""
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest HTTP body")] = 4 * 2**20
     admission_timeout_s: Annotated[
         float, Meta(gt=0, description="how long to wait for admission in all")
@@ -33,7 +47,7 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
     ] = 10.0
     max_attempts: Annotated[
         int, Meta(ge=1, description="instances that may be tried for one answer; 1: no resuming")
-    ] = 5
+    ] = 10
     resume_timeout_s: Annotated[
         float,
         Meta(gt=0, description="how long to look for one that goes on with an answer"),

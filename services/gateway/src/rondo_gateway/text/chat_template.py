@@ -1,6 +1,6 @@
 """A model's chat template: messages in, prompt text out, as transformers renders it.
 
-Surface: `ChatTemplate(source, special_tokens)` compiles once; `render(messages) -> str`.
+Surface: `ChatTemplate(source, special_tokens)` compiles once; `render(messages, ...) -> str`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jinja2.utils import Namespace
 
 from rondo.errors import ModelError
 from rondo_gateway.errors import ApiError, invalid
+from rondo_gateway.text.tool_parsers import parser_for_template
 
 
 class ChatTemplate:
@@ -30,6 +31,9 @@ class ChatTemplate:
     Args:
         source: the template's text.
         special_tokens: what the template may refer to: ``bos_token``, ``eos_token``, ...
+
+    Attributes:
+        tool_parser: the format in which its model calls tools; None if it takes no tools.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -40,14 +44,24 @@ class ChatTemplate:
             raise ModelError("chat template", problem) from exc
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
+        self.tool_parser = parser_for_template(source)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the prompt for `messages`.
 
         OpenAI's role "developer" is the newer name of "system" and is rendered as such, unless
         the template itself mentions it.
+
+        Args:
+            tools: definitions of tools, for templates that show them to the model.
+            options: further variables, e.g. {"enable_thinking": False}; they replace nothing.
 
         Raises:
             ApiError: 400 with the template's own words when it refuses the messages.
@@ -55,11 +69,14 @@ class ChatTemplate:
         """
         try:
             return self._template.render(
-                messages=[self._plain(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                {
+                    **(options or {}),
+                    **self._special_tokens,
+                    "messages": [self._plain(message) for message in messages],
+                    "tools": [dict(tool) for tool in tools] or None,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except _Refusal as exc:
             raise _cannot_render(str(exc)) from exc

@@ -59,9 +59,15 @@ class _ByteStream:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._bytes_of = vocabulary.bytes_of
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._whole = True  # the bytes so far end with a character
 
     def push(self, ids: list[int]) -> str:
-        return self._decoder.decode(b"".join(map(self._bytes_of, ids)))
+        data = b"".join(map(self._bytes_of, ids))
+        if self._whole and data.isascii():
+            return data.decode("ascii")
+        text = self._decoder.decode(data)
+        self._whole = not self._decoder.getstate()[0]
+        return text
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -5,9 +5,11 @@ Surface: `ModelFiles.load(name, path)`, its fields, and `render_chat(messages) -
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class ModelFiles:
         chat_template: None for a model that only completes text.
         max_model_len: tokens of prompt and answer together.
         default_sampling: what holds where a request is silent.
+        fingerprint: changes with the model's files (not its weights) and with Rondo's version.
     """
 
     name: str
@@ -50,6 +53,7 @@ class ModelFiles:
     max_model_len: int
     vocab_size: int
     default_sampling: Sampling
+    fingerprint: str = ""
 
     @classmethod
     def load(cls, name: str, path: Path) -> ModelFiles:
@@ -72,14 +76,38 @@ class ModelFiles:
             max_model_len=_positive_int(path / "config.json", config, _LENGTH_KEYS),
             vocab_size=_positive_int(path / "config.json", config, ("vocab_size",)),
             default_sampling=_default_sampling(path / "generation_config.json"),
+            fingerprint=_fingerprint(path),
         )
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
         """Return the prompt text for a chat; ApiError (400) if the model has no chat template."""
         if self.chat_template is None:
             message = f"The model '{self.name}' has no chat template; use /v1/completions."
             raise ApiError(400, message, param="model", code="chat_not_supported")
-        return self.chat_template.render(messages)
+        return self.chat_template.render(
+            messages, tools=tools, add_generation_prompt=add_generation_prompt, options=options
+        )
+
+
+def _fingerprint(path: Path) -> str:
+    """Return system_fingerprint: a digest of the small files that decide on answers."""
+    digest = hashlib.sha256(version("rondo-gateway").encode())
+    for name in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
+        file = path / name
+        digest.update(file.read_bytes() if file.exists() else b"-")
+    return f"fp_{digest.hexdigest()[:10]}"
 
 
 def _read_text(file: Path, purpose: str) -> str:

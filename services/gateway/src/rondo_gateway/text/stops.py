@@ -9,7 +9,7 @@ import re
 
 
 class StopFilter:
-    """Passes text on until a stop string appears; the stop string itself is never passed on.
+    """Passes text on until a stop string appears, which itself is passed on only if `include`.
 
     The match that is complete first ends the text; of several complete at the same character the
     one that began first. So the result depends on the text alone, not on how it was cut into
@@ -17,7 +17,8 @@ class StopFilter:
     string is held back. Each character costs amortised constant work for each stop string.
     """
 
-    def __init__(self, stops: tuple[str, ...] = ()) -> None:
+    def __init__(self, stops: tuple[str, ...] = (), *, include: bool = False) -> None:
+        self._include = include
         self._matchers = [_Matcher(stop) for stop in stops]
         self._first_char = re.compile("|".join([re.escape(stop[0]) for stop in stops]))
         self._held = ""
@@ -47,7 +48,7 @@ class StopFilter:
             if matched_chars:
                 self._held = ""
                 self._stopped = True
-                return text[: index + 1 - matched_chars], True
+                return text[: index + 1 - (0 if self._include else matched_chars)], True
         border = len(text) - held_chars
         self._held = text[border:]
         return text[:border], False

@@ -31,6 +31,7 @@ class Vocabulary:
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         self._tokenizer = tokenizer
         self._anchor = [] if self.byte_level else self._find_anchor()
+        self._anchor_text = tokenizer.decode(self._anchor, skip_special_tokens=False)
         self._bytes: dict[int, bytes] = {}
         self._behind_anchor: dict[int, tuple[list[int], str]] = {}
 
@@ -41,6 +42,22 @@ class Vocabulary:
             token = self._tokenizer.id_to_token(token_id)
             known = self._bytes[token_id] = b"" if token is None else _byte_level_bytes(token)
         return known
+
+    def exact_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token adds amid a text, for every kind of vocabulary.
+
+        They are what logprobs show; a token that is a part of a character has just its bytes.
+        """
+        if self.byte_level:
+            return self.bytes_of(token_id)
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self.byte_ids:
+            return bytes([int(token[3:-1], 16)])
+        _, text = self.behind_anchor(token_id)
+        before = self._anchor_text
+        return text[len(before) :].encode() if text.startswith(before) else text.encode()
 
     def behind_anchor(self, token_id: int) -> tuple[list[int], str]:
         """Return a token behind the anchor, and their text.

@@ -1,0 +1,1 @@
+"""How the control plane scales: admissions, idle cost, and messages a token."""
