@@ -39,10 +39,12 @@ class Collector(Generic[T]):
         return self.items
 
 
-async def eventually(condition: Callable[[], bool], what: str) -> None:
+async def eventually(
+    condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S
+) -> None:
     """Waits for a condition that nothing announces."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while True:
                 if condition():
                     return

@@ -130,14 +130,14 @@ async def start_gateway(
     return Gateway(links, directory, registry)
 
 
-async def servable(gateway: Gateway, num_instances: int = 1) -> None:
+async def servable(gateway: Gateway, num_instances: int = 1, timeout_s: float = 10.0) -> None:
     """Waits until a gateway sees so many instances in service."""
 
     def ready() -> bool:
         macros = gateway.directory.macros(MODEL)
         return sum(len(macro.instance_ids) for macro in macros) >= num_instances
 
-    await eventually(ready, f"{num_instances} instances are in service")
+    await eventually(ready, f"{num_instances} instances are in service", timeout_s)
 
 
 async def gather_all(*generations: Generation) -> list[Result]:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.models import build_model
 
-collect_ignore = [] if find_spec("vllm") else ["test_plain.py", "test_steps.py", "test_startup.py"]
+NEED_VLLM = ["test_plain.py", "test_sampling.py", "test_startup.py", "test_steps.py"]
+collect_ignore = [] if find_spec("vllm") else NEED_VLLM
 
 
 @pytest.fixture(scope="session")
