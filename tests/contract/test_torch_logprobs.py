@@ -17,7 +17,7 @@ from rondo.policy.plan import PlanItem, plan_of
 from rondo.types import Phase, Sampling
 from rondo_worker.engines.base import EngineRequest, UnsupportedRequest
 from rondo_worker.engines.torch import TorchEngine
-from tests.support.drive import Driver, request
+from tests.support.drive import Driver, collect_logprobs, request
 from tests.support.models import EOS_TOKEN_ID, save_model
 from tests.support.reference import prompt, reference_logits
 
@@ -37,22 +37,6 @@ def load(folder: Path, **options: Any) -> TorchEngine:
     return TorchEngine.load(folder, device="cpu", dtype="float32", **sizes)
 
 
-def collect(driver: Driver) -> tuple[dict[str, list[Logprobs]], dict[str, Logprobs]]:
-    """Runs to the end; logprobs of answers and prompts by request."""
-    rows: dict[str, list[Logprobs]] = {}
-    prompts: dict[str, Logprobs] = {}
-
-    def take(_plan: object, _tokens: object) -> None:
-        taken = driver.engine.take_logprobs()
-        for request_id, row in taken.tokens.items():
-            rows.setdefault(request_id, []).append(row)
-        prompts.update(taken.prompts)
-
-    driver.on_step = take
-    driver.run()
-    return rows, prompts
-
-
 @pytest.mark.parametrize("num_blocks", [200, 44])  # with 44 some are preempted
 def test_logprobs_of_prompts_and_answers_are_those_of_a_full_pass(
     tmp_path: Path, num_blocks: int
@@ -63,7 +47,7 @@ def test_logprobs_of_prompts_and_answers_are_those_of_a_full_pass(
     for number, (name, (own, before)) in enumerate(asked.items()):
         sampling = Sampling(**GREEDY, logprobs=own, prompt_logprobs=before)
         driver.submit(request(name, prompt(25 + number, number), 20, sampling))
-    rows, prompts = collect(driver)
+    rows, prompts = collect_logprobs(driver)
     assert (driver.scheduler.num_preempted > 0) == (num_blocks == 44)
     assert set(rows) == {"r0", "r1", "r3"}
     assert set(prompts) == {"r1", "r2", "r3"}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from tests.support.cluster import FAST_PROFILE, Cluster, running
 
@@ -34,3 +35,10 @@ def emulated_cluster(
     options = ("--engine", "emulated", "--workers", "4", "--profile", str(fast_profile))
     with running(tmp_path_factory.mktemp("emulated"), *options) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def client(torch_cluster: Cluster) -> Iterator[OpenAI]:
+    """OpenAI's own client, without tries of its own."""
+    with OpenAI(base_url=f"{torch_cluster.url}/v1", api_key="none", max_retries=0) as client:
+        yield client

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel
-
-from tests.support.cluster import Cluster
 
 MODEL = "rondo-tiny"
 QUESTION: Any = [{"role": "user", "content": "What is 12 plus 7?"}]
@@ -46,12 +43,6 @@ class Weather(BaseModel):
 
     city: Literal["Paris", "Rome"]
     warm: bool
-
-
-@pytest.fixture
-def client(torch_cluster: Cluster) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{torch_cluster.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.mark.parametrize("stream", [False, True])

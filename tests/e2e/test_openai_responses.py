@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import httpx
@@ -36,12 +35,6 @@ class Weather(BaseModel):
 
     city: Literal["Paris", "Rome"]
     warm: bool
-
-
-@pytest.fixture
-def client(torch_cluster: Cluster) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{torch_cluster.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def test_a_response_has_the_text_of_the_chat(client: OpenAI) -> None:

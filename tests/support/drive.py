@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from rondo.logprobs import Logprobs
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepOutcome, StepPlan
@@ -128,3 +129,19 @@ def answers(
     driver = Driver(engine, max_running, max_prefill_tokens)
     driver.submit(*requests)
     return driver.run()
+
+
+def collect_logprobs(driver: Driver) -> tuple[dict[str, list[Logprobs]], dict[str, Logprobs]]:
+    """Runs to the end; logprobs of answers and prompts by request."""
+    rows: dict[str, list[Logprobs]] = {}
+    prompts: dict[str, Logprobs] = {}
+
+    def take(_plan: object, _tokens: object) -> None:
+        taken = driver.engine.take_logprobs()
+        for request_id, row in taken.tokens.items():
+            rows.setdefault(request_id, []).append(row)
+        prompts.update(taken.prompts)
+
+    driver.on_step = take
+    driver.run()
+    return rows, prompts

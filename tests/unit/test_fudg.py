@@ -23,7 +23,7 @@ from rondo.types import Slo
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.records import Arrival, RunRecord
 from rondo_bench.sim.spec import ClusterSpec, Fault, LinkSpec
-from tests.support.wrapped import WrappedPolicy
+from rondo_bench.sim.wrapped import WrappedPolicy
 
 PROFILE = LatencyProfile(
     name="test",

@@ -29,8 +29,8 @@ from rondo.policy.catalog import LIVE_POLICY_NAMES, PolicySettings, make_policy
 from rondo.policy.events import Decision, Event
 from rondo.types import LatencyModel, RequestInfo, Slo
 from rondo_bench import replay_cmd
+from rondo_bench.sim.wrapped import WrappedPolicy
 from tests.support.virtual_cluster import PROFILE, VirtualCluster
-from tests.support.wrapped import WrappedPolicy
 
 JOIN_S = 10.0
 HEADER = JournalHeader(

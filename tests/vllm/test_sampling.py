@@ -17,7 +17,7 @@ from rondo.logprobs import Logprobs
 from rondo.types import Sampling
 from rondo_worker.engines.base import EngineRequest
 from rondo_worker.engines.vllm import VllmEngine
-from tests.support.drive import Driver, request
+from tests.support.drive import Driver, collect_logprobs, request
 from tests.support.reference import reference_logits
 
 TINY = Path(rondo.__file__).parent / "models" / "rondo-tiny"
@@ -38,21 +38,6 @@ def engine() -> Iterator[VllmEngine]:
     engine.close()
 
 
-def collect(driver: Driver) -> tuple[dict[str, list[Logprobs]], dict[str, Logprobs]]:
-    rows: dict[str, list[Logprobs]] = {}
-    prompts: dict[str, Logprobs] = {}
-
-    def take(_plan: object, _tokens: object) -> None:
-        taken = driver.engine.take_logprobs()
-        for request_id, row in taken.tokens.items():
-            rows.setdefault(request_id, []).append(row)
-        prompts.update(taken.prompts)
-
-    driver.on_step = take
-    driver.run()
-    return rows, prompts
-
-
 def test_logprobs_are_those_of_a_full_pass(engine: VllmEngine) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -62,7 +47,7 @@ def test_logprobs_are_those_of_a_full_pass(engine: VllmEngine) -> None:
     for number, (name, (own, before)) in enumerate(asked.items()):
         sampling = Sampling(**GREEDY, logprobs=own, prompt_logprobs=before)
         driver.submit(request(name, range(40, 70 + number), 10, sampling))
-    rows, prompts = collect(driver)
+    rows, prompts = collect_logprobs(driver)
     assert (set(rows), set(prompts)) == ({"a", "b", "c"}, {"b", "c"})
     for number, (name, (own, before)) in enumerate(asked.items()):
         tokens = [*range(40, 70 + number), *driver.answers[name]]

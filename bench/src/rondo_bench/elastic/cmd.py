@@ -9,6 +9,7 @@ import os
 import platform
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -146,11 +147,7 @@ def _env(args: argparse.Namespace) -> dict[str, str]:
 
 def _constant(curve: RateCurve, watch: Watch) -> str:
     """Whether the size came to rest where the load stayed the same for longest."""
-    flat = [
-        (b[0] - a[0], a[0], b[0])
-        for a, b in zip(curve.points, curve.points[1:], strict=False)
-        if a[1] == b[1]
-    ]
+    flat = [(b[0] - a[0], a[0], b[0]) for a, b in pairwise(curve.points) if a[1] == b[1]]
     if not flat:
         return "none"
     length_s, from_s, to_s = max(flat)

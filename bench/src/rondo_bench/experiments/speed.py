@@ -3,59 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import median
 
 import msgspec
 
-from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
 from rondo.policy.events import MacroScheduler
-from rondo.policy.load_count import LoadCount
 from rondo_bench.experiments.cases import Folders, dataset
 from rondo_bench.experiments.search import Record
 from rondo_bench.experiments.sweeps import cluster_of
 from rondo_bench.sim.cluster import SimCluster
 from rondo_bench.sim.workload import make_workload
+from rondo_bench.sim.wrapped import WrappedPolicy
 
 NUM_INSTANCES = 11
 
 
-class _Timed:
+class _Timed(WrappedPolicy):
     """A policy whose decisions on arrivals are timed."""
 
     def __init__(self, policy: MacroScheduler) -> None:
-        self.policy = policy
+        super().__init__(policy)
         self.admissions_s: list[float] = []
 
     def handle(self, event: events.Event) -> events.Decision:
+        """Decides, and notes how long that took."""
         start_s = time.perf_counter()
         decision = self.policy.handle(event)
         if isinstance(event, events.RequestArrived):
             self.admissions_s.append(time.perf_counter() - start_s)
         return decision
-
-    @property
-    def num_pending(self) -> int:
-        return self.policy.num_pending
-
-    @property
-    def latencies(self) -> Mapping[str, CorrectedModel]:
-        return self.policy.latencies
-
-    @property
-    def load(self) -> LoadCount:
-        return self.policy.load
-
-    def instance_rate(self) -> float | None:
-        return self.policy.instance_rate()
-
-    def mean_saved_tpot_s(self, at_s: float) -> float | None:
-        return self.policy.mean_saved_tpot_s(at_s)
-
-    def check_invariants(self) -> None:
-        self.policy.check_invariants()
 
 
 def run_speed(folders: Folders, say: Callable[[str], None]) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rondo.policy import mitosis as mt
+from rondo.policy.capacity import used_share
 from rondo.policy.fleet import describe
 from rondo.policy.mitosis import Mitosis, ScalingEffect
 from rondo.policy.scaling import ScalingTrigger, Verdict, Window
@@ -115,10 +116,7 @@ class SimScaler:
     def _used_share(self, num_offered: int) -> float | None:
         macros = self._cluster.macros.values()
         rates = [rate for macro in macros if (rate := macro.policy.instance_rate()) is not None]
-        if not rates or not self._mitosis.num_active:
-            return None
-        able = self._mitosis.num_active * sum(rates) / len(rates)
-        return min(1.0, num_offered / self._window_s / able) if able else 1.0
+        return used_share(num_offered / self._window_s, self._mitosis.num_active, rates)
 
     def _is_new(self, record: RequestRecord) -> bool:
         begun = record.decode_start_s is not None or record.last_token_s is not None

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from rondo.errors import ConfigError
+from rondo.service.sockets import bound
 from rondo_gateway.settings import GatewaySettings
 
 #: What a drain has left over is cut within this time.
@@ -25,7 +26,7 @@ class GatewayServer(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
-        self._own = _bind(settings)
+        self._own = bound(settings.http_host, settings.http_port, "RONDO_HTTP_PORT")
         self.port: int = self._own.getsockname()[1]
         """The gateway's own port."""
         self._shared = _inherit(settings.http_fd) if settings.http_fd else None
@@ -62,19 +63,6 @@ class GatewayServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """See the class."""
         yield
-
-
-def _bind(settings: GatewaySettings) -> socket.socket:
-    """The bound socket, so that the port is known (and taken) before anything else starts."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.http_host, settings.http_port))
-    except OSError as error:
-        listener.close()
-        where = f"{settings.http_host}:{settings.http_port}"
-        raise ConfigError("RONDO_HTTP_PORT", f"cannot listen on {where}: {error}") from error
-    return listener
 
 
 def _inherit(number: int) -> socket.socket:

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from rondo.bus.nats import NatsBus
+from rondo.bus.tasks import end_task
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
@@ -187,9 +188,7 @@ class LocalCluster:
     async def _stop(self) -> None:
         """Clients first, the bus last."""
         await self._control.stop()
-        if self._bus_keeper:
-            self._bus_keeper.cancel()
-            await asyncio.gather(self._bus_keeper, return_exceptions=True)
+        await end_task(self._bus_keeper)
         if self._scaling:
             bus, agent = self._scaling
             await agent.stop()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rondo.bus.subjects import check_id
-from rondo.errors import ConfigError
 from rondo.local.children import Child
+from rondo.service.sockets import bound
 
 #: Connections that wait for a gateway; the kernel may allow fewer.
 BACKLOG = 2048
@@ -39,15 +39,7 @@ def listen(port: int) -> socket.socket:
     Raises:
         ConfigError: the port is taken.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError("--port", f"cannot listen on {HOST}:{port}: {error}") from error
-    return listener
+    return bound(HOST, port, "--port", BACKLOG)
 
 
 class Programs:

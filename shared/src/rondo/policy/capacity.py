@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rondo.types import LatencyModel
@@ -36,6 +37,21 @@ def ceiling_rate(latency: LatencyModel, lengths: Lengths, tpot_s: float) -> floa
 def memory_rate(kv_tokens: int, lengths: Lengths, tpot_s: float) -> float:
     """Requests/s whose KV fits, when each holds what it has at its end for as long as it may."""
     return kv_tokens / ((lengths.prompt + lengths.answer) * lengths.answer * tpot_s)
+
+
+def used_share(rate: float, num_instances: int, rates: Sequence[float]) -> float | None:
+    """Share of what `num_instances` can serve that an offered `rate` takes; at most 1.
+
+    Args:
+        rates: requests/s that one instance can serve, of each macro-instance that knows it.
+
+    Returns:
+        None where nobody knows it, or there is no instance.
+    """
+    if not rates or not num_instances:
+        return None
+    able = num_instances * sum(rates) / len(rates)
+    return min(1.0, rate / able) if able else 1.0
 
 
 def _cycle_rate(

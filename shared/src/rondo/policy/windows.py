@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rondo.policy.capacity import used_share
 from rondo.policy.load_memory import Window
 from rondo.types import MacroLoad
 
@@ -44,10 +45,6 @@ class LoadWindows:
         if since_s is None:
             return None
         duration_s = at_s - since_s
-        used: float | None = None
-        if rates and num_instances:
-            able = num_instances * sum(rates) / len(rates)
-            used = min(1.0, (served + refused) / duration_s / able) if able else 1.0
         return Window(
             at_s=at_s,
             duration_s=duration_s,
@@ -57,5 +54,5 @@ class LoadWindows:
             ttft_limit_s=limit_s / served if served else 1.0,
             num_served=served,
             num_refused=refused,
-            used_share=used,
+            used_share=used_share((served + refused) / duration_s, num_instances, rates),
         )

@@ -10,31 +10,38 @@ from rondo.policy.load_count import LoadCount
 
 
 class WrappedPolicy:
-    """Implements MacroScheduler by another one; tests override what they look at."""
+    """Implements MacroScheduler by another one; derive to look at what goes through."""
 
     def __init__(self, policy: MacroScheduler) -> None:
         self.policy = policy
 
     def handle(self, event: Event) -> Decision:
+        """As MacroScheduler."""
         return self.policy.handle(event)
 
     @property
     def num_pending(self) -> int:
+        """As MacroScheduler."""
         return self.policy.num_pending
 
     @property
     def latencies(self) -> Mapping[str, CorrectedModel]:
+        """As MacroScheduler."""
         return self.policy.latencies
 
     @property
     def load(self) -> LoadCount:
+        """As MacroScheduler."""
         return self.policy.load
 
     def instance_rate(self) -> float | None:
+        """As MacroScheduler."""
         return self.policy.instance_rate()
 
     def mean_saved_tpot_s(self, at_s: float) -> float | None:
+        """As MacroScheduler."""
         return self.policy.mean_saved_tpot_s(at_s)
 
     def check_invariants(self) -> None:
+        """As MacroScheduler."""
         self.policy.check_invariants()
