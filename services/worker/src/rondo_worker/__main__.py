@@ -19,6 +19,7 @@ from rondo.service.health import HealthServer
 from rondo.service.runtime import run_program, unless_stopped
 from rondo.service.settings import valid_id
 from rondo.wire.messages import InstanceRecord
+from rondo_worker.cores import pin_process
 from rondo_worker.engines.base import Engine
 from rondo_worker.metrics import WorkerMetrics
 from rondo_worker.service import WorkerService
@@ -164,6 +165,7 @@ class Worker:
 
 async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
     """Runs the worker until `stop` is set or its engine is beyond repair."""
+    pin_process(settings.cores)
     await Worker(settings, stop).run()
 
 

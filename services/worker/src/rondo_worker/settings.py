@@ -28,6 +28,9 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, description="CPU threads of torch; 0 leaves it to torch")
     ] = 0
+    cores: Annotated[
+        str, Meta(description="CPU cores of this worker, e.g. 0-3,8; empty: whichever are free")
+    ] = ""
     tensor_parallel: Annotated[
         int, Meta(ge=1, le=64, description="devices that share each layer; vllm only")
     ] = 1

@@ -16,6 +16,7 @@ import torch
 from rondo.types import Sampling
 from rondo_worker.engines.hashing import uniform
 from rondo_worker.engines.torch.sampler_adjust import Allowed, Draw, adjust
+from rondo_worker.engines.torch.transfer import to_device
 
 __all__ = ["Allowed", "Draw", "filtered_probabilities", "sample"]
 
@@ -37,7 +38,7 @@ def sample(
     if len(warm) == len(draws):
         return _draw_tokens(logits.float(), draws)
     tokens = logits.argmax(-1)
-    rows = torch.tensor(warm, device=logits.device)
+    rows = to_device(warm, logits.device)
     tokens[rows] = _draw_tokens(logits[rows].float(), [draws[i] for i in warm])
     return tokens
 
@@ -54,7 +55,7 @@ def filtered_probabilities(logits: torch.Tensor, samplings: Sequence[Sampling]) 
     if len(ranked) == len(samplings):
         _cut_ranked(scores, samplings)
     elif ranked:
-        rows = torch.tensor(ranked, device=logits.device)
+        rows = to_device(ranked, logits.device)
         part = scores[rows]
         _cut_ranked(part, [samplings[i] for i in ranked])
         scores[rows] = part
@@ -70,7 +71,7 @@ def _draw_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     # float64: over a large vocabulary the rounding of a float32 sum would favour late tokens.
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     numbers = [uniform(d.sampling.seed, d.index) for d in draws]
-    target = torch.tensor(numbers, device=logits.device, dtype=torch.float64).unsqueeze(1)
+    target = to_device(numbers, logits.device, torch.float64).unsqueeze(1)
     target *= cumulative[:, -1:]
     # Strictly above the target, so a token of probability 0 is never found.
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
@@ -99,10 +100,10 @@ def _lowest_kept(
     """The lowest score [rows, 1] that stays; None when `limits` best are too few to tell."""
     ranked = scores.topk(max(limits), dim=-1).values
     ranks = torch.arange(ranked.shape[-1], device=scores.device)
-    outside = ranks >= torch.tensor(limits, device=scores.device).unsqueeze(1)
+    outside = ranks >= to_device(limits, scores.device).unsqueeze(1)
     ranked = ranked.masked_fill(outside, float("-inf"))
     # Top-p counts what top-k left; without top-k, the whole vocabulary.
-    has_top_k = torch.tensor([s.top_k > 0 for s in samplings], device=scores.device).unsqueeze(1)
+    has_top_k = to_device([s.top_k > 0 for s in samplings], scores.device).unsqueeze(1)
     total = torch.where(
         has_top_k, ranked.logsumexp(-1, keepdim=True), scores.logsumexp(-1, keepdim=True)
     )
@@ -133,4 +134,4 @@ def _is_adjusted(draw: Draw) -> bool:
 
 
 def _column(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
-    return torch.tensor(values, device=like.device, dtype=torch.float32).unsqueeze(1)
+    return to_device(values, like.device, torch.float32).unsqueeze(1)

@@ -13,6 +13,7 @@ import torch
 
 from rondo.types import Sampling
 from rondo_worker.engines.grammar import Bitmask
+from rondo_worker.engines.torch.transfer import to_device
 
 
 @dataclass(slots=True)  # frozen it would take three times as long to make, for every token
@@ -52,7 +53,7 @@ def adjust(
         _restrict(logits, allowed)
     banned = [(row, token) for row, draw in enumerate(draws) for token in draw.banned]
     if banned:
-        places = torch.tensor(banned, device=logits.device, dtype=torch.int64).unbind(1)
+        places = to_device(banned, logits.device, torch.int64).unbind(1)
         logits[places] = float("-inf")
     for row, draw in enumerate(draws):
         if draw.sampling.repetition_penalty != 1.0:
@@ -65,14 +66,14 @@ def _restrict(logits: torch.Tensor, allowed: Allowed) -> None:
     bits = torch.from_numpy(allowed.bits).to(logits.device)
     shifts = torch.arange(32, device=logits.device, dtype=torch.int32)
     open_bits = (bits.unsqueeze(-1) >> shifts).bitwise_and_(1).flatten(1)[:, : logits.shape[-1]]
-    rows = torch.tensor(allowed.rows, device=logits.device)
+    rows = to_device(allowed.rows, logits.device)
     logits[rows] = logits[rows].masked_fill_(open_bits == 0, float("-inf"))
 
 
 def _repeat_less(row: torch.Tensor, draw: Draw) -> None:
     """Divides positive logits of tokens that occurred and multiplies negative ones, in place."""
     penalty = draw.sampling.repetition_penalty
-    tokens = torch.tensor(draw.tokens, device=row.device, dtype=torch.int64)
+    tokens = to_device(draw.tokens, row.device, torch.int64)
     scores = row[tokens]
     row[tokens] = torch.where(scores > 0, scores / penalty, scores * penalty)
 
@@ -86,8 +87,8 @@ def _add(logits: torch.Tensor, changes: Iterable[tuple[int, int, float]]) -> Non
         tokens.append(token)
         amounts.append(amount)
     if rows:
-        places = torch.tensor([rows, tokens], device=logits.device, dtype=torch.int64)
-        change = torch.tensor(amounts, device=logits.device, dtype=logits.dtype)
+        places = to_device([rows, tokens], logits.device, torch.int64)
+        change = to_device(amounts, logits.device, logits.dtype)
         logits.index_put_((places[0], places[1]), change, accumulate=True)
 
 

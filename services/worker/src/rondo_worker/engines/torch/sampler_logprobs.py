@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from rondo.logprobs import Logprobs
+from rondo_worker.engines.torch.transfer import to_device
 
 #: Rows whose log-softmax is held at a time: for a prompt, a bound on the memory it takes.
 SLICE_ROWS = 256
@@ -36,7 +37,7 @@ def pack_each(
     logits: torch.Tensor, tokens: torch.Tensor, wanted: Sequence[tuple[int, int]]
 ) -> list[Logprobs]:
     """One row of logprobs for each (row, num_top) of `wanted`, computed together."""
-    rows = torch.tensor([row for row, _ in wanted], device=logits.device)
+    rows = to_device([row for row, _ in wanted], logits.device)
     most = max(num_top for _, num_top in wanted)
     packed = pack_rows(logits[rows], tokens[rows], most)
     return [packed.at(index, num_top) for index, (_, num_top) in enumerate(wanted)]

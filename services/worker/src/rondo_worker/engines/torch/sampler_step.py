@@ -16,6 +16,7 @@ from rondo_worker.engines.sequences import LiveSequence
 from rondo_worker.engines.torch.sampler import sample
 from rondo_worker.engines.torch.sampler_adjust import Allowed, Draw
 from rondo_worker.engines.torch.sampler_logprobs import pack_each, pack_rows
+from rondo_worker.engines.torch.transfer import to_device
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ class StepSampler:
             if line.row.scores_prompt:
                 self._score(line, logits)
         done = [line for line in lines if line.done]
-        last = torch.tensor([line.end - 1 for line in done], device=logits.device, dtype=torch.long)
+        last = to_device([line.end - 1 for line in done], logits.device, torch.long)
         return [(line.item.request_id, line.row) for line in done], logits[last]
 
     def _draw(self, row: LiveSequence) -> Draw:
@@ -126,7 +127,7 @@ class StepSampler:
         count = min(line.end - line.first, row.own_prompt_tokens - 1 - start)
         if count > 0:
             begin = start + 1
-            tokens = torch.tensor(row.tokens[begin : begin + count], device=logits.device)
+            tokens = to_device(row.tokens[begin : begin + count], logits.device)
             part = logits[line.first : line.first + count]
             packed = pack_rows(part, tokens, row.request.sampling.prompt_logprobs or 0)
             before = self._prompts.get(line.item.request_id)
