@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,21 @@ from rondo.perf.profile import LatencyProfile
 from rondo.types import Sampling
 from rondo_worker.engines.base import Engine, EngineRequest
 from rondo_worker.engines.emulated import EmulatedEngine
+from rondo_worker.engines.pipeline import PipelineEngine
 from rondo_worker.engines.torch import TorchEngine
 from rondo_worker.engines.vllm import VllmEngine
 from tests.support.drive import request
 from tests.support.models import VOCAB_SIZE, build_model
 
 #: Tokens in a KV block of each engine; vLLM's kernels for the CPU want 32.
-BLOCK_SIZES = {"torch": 4, "emulated": 4, "vllm": 32}
+BLOCK_SIZES = {"torch": 4, "pipeline": 4, "emulated": 4, "vllm": 32}
 NUM_BLOCKS = 200
 MakeEngine = Callable[..., Engine]
+LOADERS: dict[str, MakeEngine] = {
+    "torch": TorchEngine.load,
+    "pipeline": partial(PipelineEngine.load, num_stages=2),
+    "vllm": VllmEngine.load,
+}
 
 QUICK = LatencyProfile(
     name="quick",
@@ -60,8 +67,7 @@ def make_engine(kind: str, block_size: int, model_folder: Path) -> Iterator[Make
         if kind == "emulated":
             made.append(EmulatedEngine.from_model(model_folder, QUICK, **sizes))
         else:
-            load = TorchEngine.load if kind == "torch" else VllmEngine.load
-            made.append(load(model_folder, device="cpu", dtype="float32", **sizes))
+            made.append(LOADERS[kind](model_folder, device="cpu", dtype="float32", **sizes))
         return made[-1]
 
     yield make

@@ -15,7 +15,13 @@ from rondo.errors import EngineError, InvariantError
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import PlanItem, StepPlan
 from rondo.types import Phase, Sampling
-from rondo_worker.engines.base import NO_LOGPROBS, Engine, EngineRequest, StepLogprobs
+from rondo_worker.engines.base import (
+    NO_LOGPROBS,
+    Engine,
+    EngineGone,
+    EngineRequest,
+    StepLogprobs,
+)
 
 log = logging.getLogger("rondo.worker")
 
@@ -47,6 +53,7 @@ def run_step(engine: Engine, plan: StepPlan) -> StepResult:
     nothing is known, is left to the next one.
 
     Raises:
+        EngineGone: no other step would succeed either.
         InvariantError: the scheduler has a bug.
     """
     result = StepResult()
@@ -111,6 +118,8 @@ def _try(engine: Engine, plan: StepPlan, result: StepResult) -> EngineError | No
     try:
         tokens = engine.step(plan)
         brought = engine.take_logprobs()
+    except EngineGone:
+        raise
     except EngineError as error:
         return error
     except InvariantError:

@@ -62,6 +62,12 @@ class UnsupportedRequest(EngineError):
         self.param = param
 
 
+class EngineGone(EngineError):
+    """The engine is beyond repair, as when one of its processes died: nothing it held is left.
+
+    Its requests are not to blame and can go on elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepLogprobs:
     """Logprobs that a step brought, by request id, for those requests that ask for them.

@@ -23,6 +23,20 @@ class LiveSequence:
     cached: int = 0
     output_counts: dict[int, int] = field(default_factory=dict)
 
+    @classmethod
+    def begin(cls, request: EngineRequest) -> LiveSequence:
+        """A request of which nothing is computed yet."""
+        sequence = cls(request, list(request.prompt))
+        if request.num_resumed:
+            sequence.output_counts.update(Counter(request.prompt[-request.num_resumed :]))
+        return sequence
+
+    def append(self, token: int) -> None:
+        """The next token of the answer."""
+        self.tokens.append(token)
+        counts = self.output_counts
+        counts[token] = counts.get(token, 0) + 1
+
     @property
     def fresh(self) -> bool:
         """Whether no token has been drawn yet."""
@@ -60,10 +74,7 @@ class SequenceTable:
         problem = self._problem(request)
         if problem:
             raise EngineError(f"request {request.request_id}: {problem}", (request.request_id,))
-        sequence = LiveSequence(request, list(request.prompt))
-        if request.num_resumed:
-            sequence.output_counts.update(Counter(request.prompt[-request.num_resumed :]))
-        self._live[request.request_id] = sequence
+        self._live[request.request_id] = LiveSequence.begin(request)
 
     def remove(self, request_id: str) -> None:
         """Forgets a request; unknown ids are ignored."""
@@ -104,9 +115,7 @@ class SequenceTable:
             sequence.cached = item.start + item.num_tokens
             token = tokens.get(item.request_id)
             if token is not None:
-                sequence.tokens.append(token)
-                counts = sequence.output_counts
-                counts[token] = counts.get(token, 0) + 1
+                sequence.append(token)
         return tokens
 
     def _problem(self, request: EngineRequest) -> str | None:

@@ -6,24 +6,27 @@ from pathlib import Path
 
 import torch
 
-from rondo.errors import ConfigError, EngineError, ModelError
+from rondo.errors import EngineError
 from rondo.policy.plan import StepPlan
 from rondo_worker.engines.base import EngineRequest, EngineSpec, StepLogprobs
-from rondo_worker.engines.hf_config import DTYPES, ModelConfig, read_config
+from rondo_worker.engines.hf_config import read_config
 from rondo_worker.engines.memory import process_peak_bytes
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
 from rondo_worker.engines.torch.batch import BatchBuilder
 from rondo_worker.engines.torch.graphs import DecodeGraphs, record_decodes
 from rondo_worker.engines.torch.kv_pool import KvPool, choose_num_blocks
-from rondo_worker.engines.torch.linear import compute_dtype, has_native_bf16
+from rondo_worker.engines.torch.linear import compute_dtype
 from rondo_worker.engines.torch.model import DecoderModel
 from rondo_worker.engines.torch.native import load_kernels
+from rondo_worker.engines.torch.options import (
+    choose_device,
+    choose_dtype,
+    limit_model_len,
+    set_threads,
+    use_device,
+)
 from rondo_worker.engines.torch.sampler_step import StepSampler
 from rondo_worker.engines.torch.weights import WeightFiles
-
-#: Below this size one CPU thread is the default: a step is then many products of a few
-#: microseconds, and threads that wait for each other on busy cores lose whole time slices.
-ONE_THREAD_PARAMETERS = 100_000_000
 
 
 class TorchEngine:
@@ -90,11 +93,11 @@ class TorchEngine:
             ConfigError: an argument makes no sense.
         """
         config = read_config(path)
-        place = _device(device)
-        _use(place)
-        number = _dtype(dtype, place)
-        _set_threads(num_threads, config, place)
-        longest = _max_model_len(config, max_model_len)
+        place = choose_device(device)
+        use_device(place)
+        number = choose_dtype(dtype, place)
+        set_threads(num_threads, config, place)
+        longest = limit_model_len(config, max_model_len)
         kernels = load_kernels(place, number) if native else None
         files = WeightFiles(config.folder, place, number)
         model = DecoderModel(config, files, longest, place, kernels)
@@ -180,7 +183,7 @@ class TorchEngine:
     def _compute(self, plan: StepPlan, rows: list[LiveSequence]) -> dict[str, int]:
         if self._model is None or self._pool is None:
             raise EngineError("the engine is closed")
-        _use(self._pool.device)
+        use_device(self._pool.device)
         inputs = self._batch.build(plan.chunks, plan.decodes, rows)
         logits = self._graphs.run(inputs) if self._graphs and not plan.chunks else None
         if logits is None:
@@ -188,52 +191,3 @@ class TorchEngine:
         chosen, chosen_logits = self._sampler.choose(plan, rows, logits)
         self._last = tuple(chosen), chosen_logits
         return chosen
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError("device", f"{name!r} is none of auto, cpu, cuda, cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device", f"{name!r}, but torch sees no CUDA device")
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError("device", f"{name!r} is none of auto, cpu, cuda, cuda:N")
-    return device
-
-
-def _use(device: torch.device) -> None:
-    """Has the calling thread launch its kernels there: Triton asks for nothing else."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        fast = device.type == "cuda" or has_native_bf16()
-        return torch.bfloat16 if fast else torch.float32
-    if name not in DTYPES:
-        raise ConfigError("dtype", f"{name!r} is none of auto, {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def _set_threads(wanted: int | None, config: ModelConfig, device: torch.device) -> None:
-    if wanted is not None and wanted < 1:
-        raise ConfigError("num_threads", f"is {wanted}; expected at least 1")
-    if wanted is None and device.type == "cpu" and config.num_parameters < ONE_THREAD_PARAMETERS:
-        wanted = 1
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-
-
-def _max_model_len(config: ModelConfig, wanted: int | None) -> int:
-    if wanted is None:
-        return config.max_positions
-    if not 1 < wanted <= config.max_positions:
-        raise ModelError(
-            "max_model_len", f"is {wanted}; {config.folder} takes 2 to {config.max_positions}"
-        )
-    return wanted

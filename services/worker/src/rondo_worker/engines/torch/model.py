@@ -85,12 +85,26 @@ class LayerReader:
         return torch.cat(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """A slice of a model: some neighbouring layers, with what comes before or behind them.
+
+    `embeds`: with the embedding, for the first part. `heads`: with the last norm and the head, for
+    the last one.
+    """
+
+    layers: range
+    embeds: bool = True
+    heads: bool = True
+
+
 class DecoderModel:
     """Computes logits of a packed step and stores its keys and values in the pool.
 
     Args:
         config: the model's shape. files: its tensors. num_positions: longest sequence.
         device: where it runs. kernels: compiled ones, if there are any.
+        part: all of the model by default. The pool has as many layers as the part.
     """
 
     def __init__(
@@ -100,27 +114,39 @@ class DecoderModel:
         num_positions: int,
         device: torch.device,
         kernels: PagedDecode | None = None,
+        part: ModelPart | None = None,
     ) -> None:
+        part = part or ModelPart(range(config.num_layers))
         self._config = config
         self._kernels = kernels
         vocabulary = (config.vocab_size, config.hidden_size)
-        self._embedding = files.take("model.embed_tokens.weight", vocabulary)
-        self._layers = [LayerReader(config, files, i).read() for i in range(config.num_layers)]
-        self._compute = compute_dtype(self._embedding.dtype, device)
-        # The sum over all layers costs little in float32 on a CPU, and loses less.
-        self._residual = torch.float32 if device.type == "cpu" else self._compute
-        self._norm = files.take("model.norm.weight", (config.hidden_size,))
         tied = config.tied_embeddings
-        head = self._embedding if tied else files.take("lm_head.weight", vocabulary)
-        self._head = make_linear(head)
+        self._embedding: torch.Tensor | None = None
+        if part.embeds or (part.heads and tied):
+            self._embedding = files.take("model.embed_tokens.weight", vocabulary)
+        self._layers = [LayerReader(config, files, i).read() for i in part.layers]
+        self._compute = compute_dtype(files.dtype, device)
+        # The sum over all layers costs little in float32 on a CPU, and loses less.
+        self.residual_dtype = torch.float32 if device.type == "cpu" else self._compute
+        self._norm: torch.Tensor | None = None
+        self._head: Linear | None = None
+        if part.heads:
+            self._norm = files.take("model.norm.weight", (config.hidden_size,))
+            head = self._embedding if tied else None
+            if head is None:
+                head = files.take("lm_head.weight", vocabulary)
+            self._head = make_linear(head)
+        if not part.embeds:
+            self._embedding = None
         self._eps = torch.tensor(config.norm_eps, device=device)
         self._rotations = rotation_table(config.rope, config.head_dim, num_positions, device)
 
     @property
     def num_bytes(self) -> int:
         """Memory of all weights; those that are kept in two layouts count twice."""
-        parts: list[torch.Tensor | Linear]
-        parts = [self._embedding, self._norm, self._head, self._rotations]
+        ends = (self._embedding, self._norm, self._head)
+        parts: list[torch.Tensor | Linear] = [part for part in ends if part is not None]
+        parts.append(self._rotations)
         for layer in self._layers:
             parts += [layer.input_norm, layer.qkv, layer.output, layer.post_norm]
             parts += [layer.gate_up, layer.down]
@@ -128,9 +154,20 @@ class DecoderModel:
 
     def forward(self, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
         """Logits [rows, vocabulary] of the rows that need them."""
-        hidden = F.embedding(inputs.tokens, self._embedding).to(self._residual)
+        return self.run_layers(self.embed(inputs), inputs, pool)
+
+    def embed(self, inputs: StepInputs) -> torch.Tensor:
+        """The first layer's input [T, hidden], in `residual_dtype`; only where the part embeds."""
+        assert self._embedding is not None, "a part without the embedding"
+        return F.embedding(inputs.tokens, self._embedding).to(self.residual_dtype)
+
+    def run_layers(self, hidden: torch.Tensor, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
+        """The part's layers over `hidden`, which they overwrite: the next part's input, or logits
+        as `forward` gives them where the part has the head."""
         rotations = self._rotations.index_select(0, inputs.positions)
         rows, cut = inputs.last_rows, inputs.last_view
+        if self._head is None:
+            rows = cut = None
         for index, layer in enumerate(self._layers):
             queries, fresh = self._project(layer, hidden, rotations, inputs, pool, index)
             if cut is not None and rows is not None and index == len(self._layers) - 1:
@@ -140,11 +177,16 @@ class DecoderModel:
                 if len(rows):
                     mixed = self._attend_decode(queries, layer.window, cut, pool, index)
                     self._advance_(hidden, layer, mixed)
-                return self._head(self._normalise(hidden, self._norm))
+                return self._logits(hidden)
             mixed = self._attend(layer.window, queries, fresh, inputs, pool, index)
             self._advance_(hidden, layer, mixed)
         if rows is not None:
             hidden = hidden.index_select(0, rows)
+        return self._logits(hidden)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self._head is None or self._norm is None:
+            return hidden
         return self._head(self._normalise(hidden, self._norm))
 
     def _project(

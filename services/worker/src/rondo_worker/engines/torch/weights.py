@@ -29,7 +29,8 @@ class WeightFiles:
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self._folder = folder
         self._device = device
-        self._dtype = dtype
+        self.dtype = dtype
+        """The type of every tensor that is taken."""
         self._open: dict[str, Any] = {}
         self._file_of = self._locate()
 
@@ -57,7 +58,7 @@ class WeightFiles:
                 f"tensor {name} is {tensor.dtype}; supported: float32, bfloat16, float16",
             )
         # A copy: a mapped file that somebody truncates would kill the process on access.
-        return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+        return tensor.to(device=self._device, dtype=self.dtype, copy=True)
 
     def _locate(self) -> dict[str, str]:
         if (self._folder / SINGLE).is_file():

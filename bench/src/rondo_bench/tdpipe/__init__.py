@@ -1,0 +1,1 @@
+"""Benchmarks of one pipeline: TD-Pipe and its rivals, simulated and on a real pipeline engine."""
