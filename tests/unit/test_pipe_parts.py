@@ -1,0 +1,144 @@
+"""The parts of TD-Pipe, each by itself, and what each is worth on a small simulated pipeline."""
+
+from __future__ import annotations
+
+import pytest
+
+from rondo.errors import ConfigError, InvariantError
+from rondo.policy.ledger import KvLedger
+from rondo.policy.plan import Job
+from rondo.policy.tdpipe import PipeSettings, PipeSetup, TdPipeSettings, make_scheduler
+from rondo.policy.tdpipe.forecast import KvForecast
+from rondo.policy.tdpipe.intensity import Intensity, NextPrefill
+from rondo.policy.tdpipe.order import spread_out
+from rondo.policy.tdpipe.remaining import RemainingTokens
+from rondo.policy.tdpipe.sizing import best_batch, best_rows
+from rondo.policy.tdpipe.stealing import fair_share
+from rondo.types import Phase, Slo
+from rondo_bench.tdpipe.pipeline import PipeRecord, SimPipeline, bubble_share
+
+
+class Tiles:
+    """A second for each tile of 128 rows that is begun, and one for the weights."""
+
+    def step_s(self, tokens: int, pairs: int, num_decodes: int, context_tokens: int) -> float:
+        return 1.0 + -(-(tokens + num_decodes) // 128)
+
+
+def job(name: str, prompt: int, answer: int, predicted: int | None = None) -> Job:
+    return Job(name, prompt, answer, predicted or answer, Slo(ttft_s=1, tpot_s=1), 0.0)
+
+
+def test_forecast_counts_a_request_at_every_point_that_it_reaches() -> None:
+    forecast = KvForecast((5, 10, 20), block_size=10)
+    forecast.add(known_tokens=12, expected_tokens=10)  # 17, 22 tokens: 2 and 3 blocks
+    assert forecast.peak_blocks == 3
+    forecast.add(known_tokens=95, expected_tokens=5)  # 100 tokens: 10 blocks, at the first point
+    assert forecast.peak_blocks == 12
+    forecast.clear()
+    assert forecast.peak_blocks == 0
+
+
+def test_remaining_tokens_with_and_without_predictions() -> None:
+    exact = RemainingTokens(predict=True, first_guess=256)
+    assert exact.expect(job("a", 1, 50, 40), 10) == 30
+    assert exact.expect(job("a", 1, 50, 40), 45) == 0
+    mean = RemainingTokens(predict=False, first_guess=256)
+    assert mean.expect(job("a", 1, 50, 40), 10) == 246
+    mean.ended(20)
+    mean.ended(40)
+    assert mean.expect(job("a", 1, 50, 40), 10) == 20
+
+
+def test_intensities_compare_small_batches_with_the_bubbles_of_switching() -> None:
+    intensity = Intensity(Tiles(), num_stages=4, reference_batch=256)
+    assert intensity.spatial(256, 0.0) == 1.0
+    assert intensity.spatial(128, 0.0) == pytest.approx((128 / 2) / (256 / 3))
+    assert intensity.spatial(0, 0.0) == 0.0
+    phase = intensity.simulate([128] * 8, step_tokens=256)
+    assert (phase.total_s, phase.longest_s) == (12.0, 3.0)
+    # (12 + 3 * 3) / 4 seconds long; stages wait (3 / 4 - 0.5) * 3 of them
+    assert intensity.temporal(phase, 0.5) == pytest.approx((5.25 - 0.75) / 5.25)
+    assert intensity.temporal(phase, 10.0) == 1.0
+    assert intensity.temporal(NextPrefill(), 1.0) == 0.0
+
+
+def test_batches_and_steps_end_at_tiles_where_that_is_faster() -> None:
+    assert best_batch(Tiles(), 140, 0.0) == 128
+    assert best_batch(Tiles(), 250, 0.0) == 250
+    assert best_rows(Tiles(), 100, 256, 0.0) == 256
+    assert best_rows(Tiles(), 300, 256, 0.0) == 300
+
+
+def test_long_answers_move_forward_and_preempted_requests_stay_in_front() -> None:
+    again = job("again", 5, 5)
+    again.num_preempted = 1
+    jobs = [job(f"s{i}", 5, 10) for i in range(8)] + [job("long", 5, 500), again]
+    order = list(spread_out({each.request_id: each for each in jobs}, spread=2.0))
+    assert order[0] == "again"
+    assert order.index("long") < 4
+    assert [name for name in order if name[0] == "s"] == [f"s{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize(("total", "shares"), [(10, [3, 3, 2, 2]), (3, [1, 1, 1, 0]), (0, [0] * 4)])
+def test_fair_shares_differ_by_one_at_most(total: int, shares: list[int]) -> None:
+    assert [fair_share(total, 4, index) for index in range(4)] == shares
+
+
+def test_phases_stay_apart_in_tdpipe_and_share_steps_in_the_others() -> None:
+    phases: dict[str, set[Phase]] = {}
+    for name in ("tdpipe", "tdpipe-fused", "pp-separate", "pp-hybrid"):
+        setup = PipeSetup(KvLedger(60, 16), Tiles(), 2, PipeSettings(prefill_tokens=64))
+        scheduler = make_scheduler(name, setup)
+        for i in range(40):
+            scheduler.add(job(f"r{i}", 30, 5 + i))
+        phases[name] = set()
+        while scheduler.has_work:
+            steps = []
+            while (step := scheduler.next_step(0.0)) is not None:
+                steps.append(step)
+            for step in steps:
+                phases[name].add(step.plan.phase)
+                scheduler.on_step_done(step, 0.0)
+    assert phases["tdpipe"] == phases["pp-separate"] == {Phase.PREFILL, Phase.DECODE}
+    assert Phase.FUSED in phases["tdpipe-fused"]
+    assert Phase.FUSED in phases["pp-hybrid"]
+
+
+def test_a_request_that_moves_between_batches_ends_at_its_length() -> None:
+    """Batches count steps each for itself: an end noted in one must not count in another."""
+    setup = PipeSetup(KvLedger(400, 16), Tiles(), 4, PipeSettings(prefill_tokens=64))
+    jobs = [job(f"r{i}", 10, 3 + i * 7 % 41) for i in range(60)]
+    record = SimPipeline(make_scheduler("tdpipe", setup), Tiles()).run(jobs)
+    assert record.tokens_out == sum(3 + i * 7 % 41 for i in range(60))
+
+
+def test_forecast_keeps_the_pool_from_running_dry() -> None:
+    """Without the simulated use, prompts take the room that answers need later."""
+    recomputed = {}
+    for greedy in (True, False):
+        knobs = TdPipeSettings(greedy=greedy, fixed_fill=0.9, points=tuple(range(8, 200, 8)))
+        setup = PipeSetup(KvLedger(200, 16), Tiles(), 2, PipeSettings(tdpipe=knobs))
+        scheduler = make_scheduler("tdpipe", setup)
+        SimPipeline(scheduler, Tiles()).run([job(f"r{i}", 16, 96) for i in range(100)])
+        recomputed[greedy] = scheduler.num_preempted
+    assert recomputed[True] == 0 < recomputed[False]
+
+
+def test_bubbles_are_counted_between_ramp_up_and_drain() -> None:
+    record = PipeRecord(prompts_done_s=9.0, spans=[[(0, 4), (6, 10), (20, 30)]])
+    assert bubble_share(record) == pytest.approx(0.2)
+    assert bubble_share(PipeRecord(spans=[[]])) == 0.0
+
+
+def test_what_cannot_run_is_refused() -> None:
+    setup = PipeSetup(KvLedger(4, 16), Tiles(), 2)
+    scheduler = make_scheduler("tdpipe", setup)
+    assert "KV blocks" in (scheduler.add(job("r", 60, 10)) or "")
+    assert not scheduler.cancel("r")
+    with pytest.raises(ConfigError):
+        make_scheduler("tdpipe-best", setup)
+    with pytest.raises(InvariantError):
+        SimPipeline(scheduler, Tiles()).run([job("r", 60, 10)])
+    with pytest.raises(ValueError, match="0 stages"):
+        make_scheduler("tdpipe", PipeSetup(KvLedger(4, 16), Tiles(), 0))
