@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 
@@ -77,6 +78,23 @@ def test_the_bus_wants_a_password(project: Project) -> None:
     for service in ("gateway", "coordinator", "worker"):
         env = project.inspect(project.containers(service)[0])["Config"]["Env"]
         assert not any("NATS_URL=" in entry for entry in env)
+
+
+def test_a_worker_cannot_command(project: Project) -> None:
+    """The users that `secrets` made have the permissions of their part."""
+    (nats,) = project.containers("nats")
+    password = docker("exec", nats, "cat", "/etc/rondo/secrets/worker.password").strip()
+    connect = f'CONNECT {{"user":"worker","pass":"{password}"}}'
+    for subject, refused in (("rondo.v1.inst.x.cmd", True), ("rondo.v1.inst.x.report", False)):
+        text = rf"printf '{connect}\r\nPUB {subject} 0\r\n\r\nPING\r\n' | nc -w 2 127.0.0.1 4222"
+        answer = docker("exec", nats, "sh", "-c", text)
+        assert "PONG" in answer
+        assert ("Permissions Violation" in answer) == refused, answer
+
+
+def test_the_proxy_shows_no_metrics(project: Project) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{project.url}/metrics")
 
 
 def test_the_openai_client_streams_through_the_proxy(project: Project) -> None:

@@ -60,7 +60,7 @@ def test_no_service_may_more_than_it_must() -> None:
         assert spec["cap_drop"] == ["ALL"], service
         assert "cap_add" not in spec, service
         assert spec["restart"] == "unless-stopped", service
-        assert ("ports" in spec) == (service in ("proxy", "prometheus")), service
+        assert ("ports" in spec) == (service in ("proxy", "prometheus", "grafana")), service
     assert SERVICES["secrets"]["network_mode"] == "none"
 
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from rondo.bus.permissions import OPERATOR, ROLES
 from rondo.bus.url import parse_servers, userinfo_of
 from rondo.local.nats_server import find_binary
 
@@ -42,8 +43,8 @@ def test_every_user_has_a_password_that_nobody_else_reads(
 ) -> None:
     assert secrets.main() == 0
     users = {}
-    for user in secrets.USERS:
-        file = "nats/operator_url" if user == "operator" else f"{user}/nats_url"
+    for user in ROLES:
+        file = "nats/operator_url" if user == OPERATOR else f"{user}/nats_url"
         (server,) = parse_servers((tmp_path / "secrets" / file).read_text())
         name, password = userinfo_of(server) or ("", "")
         assert name == user

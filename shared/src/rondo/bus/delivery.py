@@ -70,7 +70,7 @@ class Inbound:
             handler(value)
         except Exception as error:  # a handler's bug must not stop the stream
             self._stats.handler_errors += 1
-            self._warn(subject, "bus_handler_failed", repr(error), error)
+            self._warn(subject, "bus_handler_failed", type(error).__qualname__, error)
 
     def undecodable(self, subject: str, error: DecodeError) -> None:
         """A message on a subject is none of ours."""

@@ -16,13 +16,16 @@ from rondo.bus.delivery import Inbound
 from rondo.bus.nats_kv import KeyValueOptions, NatsKeyValue
 from rondo.bus.nats_link import Link, unavailable
 from rondo.bus.protocol import BusStats, Handler, KeyValue, Subscription
-from rondo.errors import BusUnavailable, MessageTooLarge, NoResponder, RequestTimeout
+from rondo.bus.tls import TlsFiles
+from rondo.errors import BusUnavailable, DecodeError, MessageTooLarge, NoResponder, RequestTimeout
 from rondo.wire.codec import encode
 from rondo.wire.messages import Message
 
 #: What may wait in one subscription; the number of messages is the limit that should bite.
 PENDING_MESSAGES = 65536
 PENDING_BYTES = 128 << 20
+#: On what JetStream publishes again, or gives out of a stream.
+STREAM_HEADER = "Nats-Stream"
 #: How long close() waits for the server to take what is buffered.
 CLOSE_FLUSH_S = 1.0
 
@@ -38,10 +41,11 @@ class NatsBus:
     Args:
         url: one server or several, comma separated, with or without credentials.
         name: shown in the server's monitoring.
+        tls: files for TLS; an address tls:// needs none where the system knows the authority.
         kv: how buckets are made, and how long they may take to answer.
 
     Raises:
-        ConfigError: the URL cannot be one.
+        ConfigError: the URL or a file cannot be one.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class NatsBus:
         url: str,
         *,
         name: str,
+        tls: TlsFiles | None = None,
         kv: KeyValueOptions | None = None,
         buffer_bytes: int = 8 << 20,
         flush_timeout_s: float = 5.0,
@@ -59,6 +64,7 @@ class NatsBus:
             url,
             name,
             pending_bytes=buffer_bytes,
+            tls=tls or TlsFiles(),
             on_new_client=self._restore,
             on_up=self._on_up,
             on_slow=self._inbound.overflow,
@@ -220,6 +226,9 @@ class NatsBus:
         deliver = self._inbound.deliver
 
         async def on_message(msg: Msg) -> None:
+            if _is_stored(msg):
+                self._inbound.undecodable(msg.subject, DecodeError("it comes from a store"))
+                return
             respond = partial(self.publish, msg.reply) if msg.reply else None
             deliver(handler, msg.subject, msg.data, respond)
 
@@ -238,6 +247,11 @@ class NatsBus:
 
     def _notify(self, callback: Callable[[], None]) -> None:
         self._inbound.call(lambda _: callback(), None, "(on_reconnect)")
+
+
+def _is_stored(msg: Msg) -> bool:
+    """Whether JetStream sent it; a watch can have it deliver on any subject, past permissions."""
+    return msg.reply.startswith("$JS.") or bool(msg.headers and STREAM_HEADER in msg.headers)
 
 
 class _Subscription:

@@ -20,6 +20,7 @@ from nats.js.kv import KeyValue as ClientKeyValue
 from rondo.bus.delivery import Inbound, backoff_s
 from rondo.bus.nats_link import Link
 from rondo.bus.nats_watch import NatsWatch
+from rondo.bus.permissions import may_replicate
 from rondo.bus.protocol import KeyUpdate, Subscription
 from rondo.bus.subjects import check_id
 from rondo.errors import BusUnavailable, MessageTooLarge, RevisionConflict
@@ -69,7 +70,8 @@ class NatsKeyValue:
         self._options = options
         self._bound: tuple[Client, ClientKeyValue] | None = None
         self._watches: dict[int, NatsWatch] = {}
-        self._replicate_s: float | None = 0.0  # not before then; None: it is done
+        # Not before then; None: it is done, or for others to do.
+        self._replicate_s: float | None = 0.0 if may_replicate(link.user, bucket) else None
 
     async def open(self) -> None:
         """Makes the bucket where it does not exist; waits for a cluster to find its leaders.

@@ -8,14 +8,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
-from urllib.parse import ParseResult
 
 from nats import errors
 from nats.aio.client import Client, Server
-from nats.aio.transport import TcpTransport
 
+from rondo.bus.delivery import LOG_INTERVAL_S
 from rondo.bus.nats_servers import ServerRing
+from rondo.bus.nats_transport import Transport
+from rondo.bus.permissions import inbox_prefix
 from rondo.bus.tasks import end_task
+from rondo.bus.tls import TlsFiles
 from rondo.errors import BusUnavailable
 
 log = logging.getLogger("rondo.bus")
@@ -25,39 +27,18 @@ PING_INTERVAL_S = 2
 MAX_OUTSTANDING_PINGS = 2
 CONNECT_TIMEOUT_S = 2
 CLOSE_TIMEOUT_S = 2.0
-#: How long a closed connection may go on sending what is underway.
-ABORT_AFTER_S = 0.5
 #: How long a publisher waits for the socket when the outgoing buffer is full.
 FLUSH_TIMEOUT_S = 2.0
 #: How long nats-py waits, when closed, for a reconnect in progress; we choose the other waits.
 CLOSE_RECONNECT_S = 0.5
 #: A connection that lived shorter than this is followed by the backoff of a failed one.
 STABLE_S = 2.0
+#: The same error is logged once in LOG_INTERVAL_S; so many different ones are remembered.
+MAX_QUIET = 64
 
 
 class DialError(Exception):
     """A try to connect failed. Raised through nats-py, which would otherwise retry by itself."""
-
-
-class _Transport(TcpTransport):
-    """A connection that ends soon after close(), and before the next one.
-
-    Towards a peer that went silent with data underway, nats-py would wait for the kernel to give
-    up, which takes minutes, and only then reconnect. And it forgets sockets of failed handshakes.
-    """
-
-    def __bool__(self) -> bool:
-        return True  # nats-py replaces one that is false, as an unconnected one would be
-
-    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        self.close()
-        await super().connect(uri, buffer_size, connect_timeout)
-
-    def close(self) -> None:
-        writer = self._io_writer
-        super().close()  # type: ignore[no-untyped-call]
-        if writer is not None:
-            asyncio.get_running_loop().call_later(ABORT_AFTER_S, writer.transport.abort)
 
 
 class Link:
@@ -67,6 +48,7 @@ class Link:
     a protocol error), the link makes a new client and `on_new_client` restores the subscriptions.
 
     Args:
+        tls: files for TLS; with any, or a tls:// address, nothing is said without it.
         on_new_client: called with each new client, once it is connected.
         on_up: called after each reconnect, when subscriptions are in place.
         on_slow: called with the subject of each message nats-py dropped.
@@ -78,12 +60,16 @@ class Link:
         name: str,
         *,
         pending_bytes: int,
+        tls: TlsFiles,
         on_new_client: Callable[[Client], Awaitable[None]],
         on_up: Callable[[], None],
         on_slow: Callable[[str], None],
     ) -> None:
         self._ring = ServerRing(url, name)
         self.url = self._ring.url
+        self.user = self._ring.user
+        self._tls_only = bool(tls) or self._ring.tls
+        self._ssl_context = tls.context() if self._tls_only else None
         self._name = name
         self._pending_bytes = pending_bytes
         self._on_new_client = on_new_client
@@ -93,6 +79,7 @@ class Link:
         self._closed = False
         self._revival: asyncio.Task[None] | None = None
         self._up_at_s = 0.0
+        self._quiet_until_s: dict[str, float] = {}
         self.up = asyncio.Event()
         """Set while connected."""
 
@@ -167,7 +154,7 @@ class Link:
         """One try, at the first of the servers; the others are for later reconnects."""
         client = Client()
         # There is no public way to choose it.
-        client._transport = _Transport()  # type: ignore[no-untyped-call]
+        client._transport = Transport(tls_only=self._tls_only)
         dialling = True
 
         async def on_error(error: Exception) -> None:
@@ -220,6 +207,8 @@ class Link:
             "flush_timeout": FLUSH_TIMEOUT_S,
             "pending_size": self._pending_bytes,
             "reconnect_to_server_handler": self._pick_server,
+            "inbox_prefix": inbox_prefix(self.user),
+            **({"tls": self._ssl_context} if self._ssl_context else {}),
             **self._ring.credentials(),
         }
 
@@ -265,7 +254,17 @@ class Link:
         elif not self.up.is_set():
             self._log_failed_try(error)
         elif not isinstance(error, errors.StaleConnectionError):  # followed by a disconnect
-            log.warning('bus_error address=%s error="%s"', self._ring.address, _text(error))
+            self._log_error(_text(error))
+
+    def _log_error(self, text: str) -> None:
+        """Once in a while: what permissions forbid may be tried with every message."""
+        now_s = time.monotonic()
+        if now_s < self._quiet_until_s.get(text, 0.0):
+            return
+        if len(self._quiet_until_s) >= MAX_QUIET:
+            self._quiet_until_s.clear()
+        self._quiet_until_s[text] = now_s + LOG_INTERVAL_S
+        log.warning('bus_error address=%s error="%s"', self._ring.address, text)
 
     def _log_failed_try(self, error: Exception) -> None:
         log.warning('bus_connect_failed address=%s error="%s"', self._ring.address, _text(error))

@@ -29,9 +29,16 @@ class ServerRing:
         self.url = ",".join(map(without_credentials, servers))
         self.address = ""
         """The server that is used or tried."""
+        self.tls = any(server.startswith("tls:") for server in servers)
+        """Whether an address asks for TLS; then all connections have it."""
         start = crc32(name.encode()) % len(servers)
         self._servers = servers[start:] + servers[:start]
         self._failures = 0
+
+    @property
+    def user(self) -> str:
+        """The user, or nothing where there is none, or not one alone."""
+        return self.credentials().get("user", "")
 
     def credentials(self) -> dict[str, str]:
         """Options of nats-py, for servers whose address comes without any."""

@@ -9,7 +9,11 @@ INSTANCES_BUCKET = "rondo_instances"
 MACROS_BUCKET = "rondo_macros"
 SCALING_BUCKET = "rondo_scaling"
 RESPONSES_BUCKET = "rondo_responses"
+FILES_BUCKET = "rondo_files"
+FILE_CHUNKS_BUCKET = "rondo_file_chunks"
+BATCHES_BUCKET = "rondo_batches"
 STATUS = f"{PREFIX}.status"
+WATCH = f"{PREFIX}.watch"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -75,6 +79,36 @@ def event(kind: str) -> str:
     return f"{PREFIX}.events.{check_id(kind)}"
 
 
+def fault(instance_id: str) -> str:
+    """Console -> worker of a demonstration cluster."""
+    return f"{PREFIX}.inst.{check_id(instance_id)}.fault"
+
+
 def all_events() -> str:
     """Every kind of event."""
     return f"{PREFIX}.events.*"
+
+
+def any_submit() -> str:
+    """Submits of every macro-instance; only permissions name it, as the three that follow."""
+    return f"{PREFIX}.macro.*.submit"
+
+
+def any_run() -> str:
+    """What gateways say to any worker."""
+    return f"{PREFIX}.inst.*.run"
+
+
+def any_command() -> str:
+    """What coordinators say to any worker."""
+    return f"{PREFIX}.inst.*.cmd"
+
+
+def any_fault() -> str:
+    """What a console says to any worker of a demonstration cluster."""
+    return f"{PREFIX}.inst.*.fault"
+
+
+def instance_of(subject: str) -> str:
+    """The instance that a subject `rondo.v1.inst.<instance_id>.<what>` belongs to."""
+    return subject.split(".", 4)[3]
