@@ -1,22 +1,24 @@
-"""Prometheus metrics of a coordinator."""
+"""Prometheus metrics of a coordinator: what it counts. What it only looks up is in macro_metrics.
+
+Everything here is counted once a decision or a message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.registry import Collector
 
-from rondo.perf.correction import DECODE, FUSED, PREFILL, CorrectedModel
+from rondo.journal import Ending
 from rondo.policy.events import Observed
 
 #: Actual minus predicted, in seconds.
 _ERROR_BUCKETS = (-5, -1, -0.5, -0.1, -0.05, -0.01, -0.001, 0, 0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
+#: What a policy may say when it refuses (events.Reject).
+_REASONS = ("no_instances", "too_long", "queue_full", "overloaded")
 
 
 class CoordinatorMetrics:
-    """Counts admissions and turns, and how far predictions were off."""
+    """Counts admissions, turns and leases, and how far predictions were off."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -38,8 +40,11 @@ class CoordinatorMetrics:
         self.journals_stopped = Counter(
             "rondo_journals_stopped", "Journals that ended early", ["reason"], registry=registry
         )
-        self._pending = Gauge(
-            "rondo_pending_requests", "Requests waiting for admission", registry=registry
+        self.leases_taken = Counter(
+            "rondo_leases_taken", "Macro-instances that it became the owner of", registry=registry
+        )
+        self.leases_lost = Counter(
+            "rondo_leases_lost", "Those that another took, or it did not renew", registry=registry
         )
         self._error_s = Histogram(
             "rondo_prediction_error_seconds",
@@ -48,49 +53,22 @@ class CoordinatorMetrics:
             buckets=_ERROR_BUCKETS,
             registry=registry,
         )
+        # There from the start: a rate over what appears with its first count misses that one.
+        self._ttft_s, self._tpot_s = map(self._error_s.labels, ("ttft", "tpot"))
+        for reason in _REASONS:
+            self.rejected.labels(reason)
+        for ending in (Ending.FULL, Ending.SLOW, Ending.FAILED):
+            self.journals_stopped.labels(ending.value)
+        for kind in ("TurnToken", "TurnExtend"):
+            self.turns.labels(kind)
 
-    def watch_pending(self, count: Callable[[], int]) -> None:
-        """Reads the gauge of waiting requests from `count`."""
-        self._pending.set_function(count)
-
-    def watch_latencies(self, models: Callable[[], Iterable[tuple[str, CorrectedModel]]]) -> None:
-        """Reads instances' latency models from `models`, as (instance id, model)."""
-        self._registry.register(_StepPredictions(models))
+    def watch(self, collector: Collector) -> None:
+        """Publishes what `collector` says when the program is scraped, too."""
+        self._registry.register(collector)
 
     def observed(self, effect: Observed) -> None:
         """A prediction met its outcome."""
         if effect.actual_ttft_s is not None and effect.predicted_ttft_s is not None:
-            error_s = effect.actual_ttft_s - effect.predicted_ttft_s
-            self._error_s.labels("ttft").observe(error_s)
+            self._ttft_s.observe(effect.actual_ttft_s - effect.predicted_ttft_s)
         if effect.actual_tpot_s is not None and effect.predicted_tpot_s is not None:
-            error_s = effect.actual_tpot_s - effect.predicted_tpot_s
-            self._error_s.labels("tpot").observe(error_s)
-
-
-class _StepPredictions(Collector):
-    """How well the durations of steps are foretold: read when scraped, for who is a member then."""
-
-    _KINDS = (("decode", DECODE), ("prefill", PREFILL), ("fused", FUSED))
-
-    def __init__(self, models: Callable[[], Iterable[tuple[str, CorrectedModel]]]) -> None:
-        self._models = models
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        labels = ["instance", "kind"]
-        error = GaugeMetricFamily(
-            "rondo_step_prediction_error_ratio",
-            "Recent mean of |predicted - measured| / measured duration of a step",
-            labels=labels,
-        )
-        factor = GaugeMetricFamily(
-            "rondo_step_prediction_factor",
-            "What the profile's durations are multiplied with",
-            labels=labels,
-        )
-        for instance_id, model in self._models():
-            for name, kind in self._KINDS:
-                if model.seen(kind):
-                    error.add_metric([instance_id, name], model.error(kind))
-                    factor.add_metric([instance_id, name], model.factor(kind))
-        yield error
-        yield factor
+            self._tpot_s.observe(effect.actual_tpot_s - effect.predicted_tpot_s)

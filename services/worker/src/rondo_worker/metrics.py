@@ -1,4 +1,4 @@
-"""Prometheus metrics of a worker."""
+"""Prometheus metrics of a worker: counted once an engine step, whatever its batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from rondo.policy.turns import TurnEnd
+from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.types import Phase
 from rondo_worker.loop import StepRecord
 
 _PHASES = (Phase.PREFILL, Phase.DECODE, Phase.FUSED)
+_PROMPT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -18,28 +19,15 @@ class WorkerMetrics:
     """Counts what the step loop does."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.stale_commands = Counter(
-            "rondo_stale_commands", "Commands of an older epoch, ignored", registry=registry
-        )
-        self.cancelled = Counter(
-            "rondo_cancelled_requests", "Requests cancelled while live", registry=registry
-        )
-        self._failed = Counter(
-            "rondo_failed_requests", "Requests ended by an engine error", registry=registry
-        )
-        step_s = Histogram(
-            "rondo_step_seconds",
-            "Engine step time",
-            ["phase"],
-            buckets=_STEP_BUCKETS,
-            registry=registry,
-        )
-        tokens = Counter("rondo_tokens", "Tokens computed, by phase", ["phase"], registry=registry)
-        self._turn_s = Histogram(
-            "rondo_turn_seconds",
-            "Length of prefill turns",
-            buckets=_STEP_BUCKETS,
-            registry=registry,
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, registry=registry)
+
+        self.stale_commands = counter("rondo_stale_commands", "Commands of an older epoch, ignored")
+        self.cancelled = counter("rondo_cancelled_requests", "Requests cancelled while live")
+        self._failed = counter("rondo_failed_requests", "Requests ended by an engine error")
+        self._computed = counter("rondo_computed_prompt_tokens", "Prompt tokens computed")
+        self._background = counter(
+            "rondo_background_tokens", "Tokens computed for background requests"
         )
         self._reused = Gauge(
             "rondo_reused_prompt_tokens",
@@ -51,10 +39,10 @@ class WorkerMetrics:
             "rondo_requests", "Requests on the instance by state", ["state"], registry=registry
         )
         # Bound once: this runs after every step, and the labels are there before the first one.
-        self._step_s = {phase: step_s.labels(phase.value) for phase in _PHASES}
-        self._tokens = {phase: tokens.labels(phase.value) for phase in _PHASES}
         self._used, self._free, self._reserved = map(blocks.labels, ("used", "free", "reserved"))
         self._running, self._waiting = map(requests.labels, ("running", "waiting"))
+        self._steps = _Steps(registry)
+        self._turns = _Turns(registry)
 
     def watch_reuse(self, count: Callable[[], int]) -> None:
         """Reads the number of reused tokens from `count`."""
@@ -64,11 +52,14 @@ class WorkerMetrics:
         """Takes in one round of the step loop."""
         progress = record.progress
         for step in progress.steps:
-            self._step_s[step.phase].observe(step.duration_s)
-            self._tokens[step.phase].inc(step.num_tokens)
+            self._steps.duration_s[step.phase].observe(step.duration_s)
+            self._steps.tokens[step.phase].inc(step.num_tokens)
+            if step.prompt_tokens:
+                self._computed.inc(step.prompt_tokens)
+            if step.background_tokens:
+                self._background.inc(step.background_tokens)
         for event in record.turn_events:
-            if isinstance(event, TurnEnd):
-                self._turn_s.observe(event.duration_s)
+            self._turns.observe(event)
         if record.error:
             self._failed.inc(len(record.error.request_ids))
         self._used.set(progress.kv.used_blocks)
@@ -76,3 +67,44 @@ class WorkerMetrics:
         self._reserved.set(progress.kv.reserved_blocks)
         self._running.set(progress.num_running)
         self._waiting.set(progress.num_waiting)
+
+
+class _Steps:
+    """Engine steps by phase."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        duration_s = Histogram(
+            "rondo_step_seconds",
+            "Engine step time",
+            ["phase"],
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        tokens = Counter("rondo_tokens", "Tokens computed, by phase", ["phase"], registry=registry)
+        self.duration_s = {phase: duration_s.labels(phase.value) for phase in _PHASES}
+        self.tokens = {phase: tokens.labels(phase.value) for phase in _PHASES}
+
+
+class _Turns:
+    """Prefill turns."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=registry)
+
+        self._length_s = histogram("rondo_turn_seconds", "Length of prefill turns", _STEP_BUCKETS)
+        self._switch_s = histogram(
+            "rondo_turn_switch_seconds",
+            "Rotation token to the first prefill step of its turn",
+            _STEP_BUCKETS,
+        )
+        self._prompts = histogram(
+            "rondo_turn_prompts", "Prompts that were prefilled in a turn", _PROMPT_BUCKETS
+        )
+
+    def observe(self, event: TurnStart | TurnEnd) -> None:
+        if isinstance(event, TurnEnd):
+            self._length_s.observe(event.duration_s)
+            self._prompts.observe(event.num_prefilled)
+        else:
+            self._switch_s.observe(event.waited_s)

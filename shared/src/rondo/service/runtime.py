@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import uvloop
 
+from rondo import tracing
 from rondo.errors import ConfigError
 from rondo.service import logs
 from rondo.service.settings import BaseSettings, describe, from_env
@@ -31,7 +32,10 @@ def run_program(
     try:
         settings = from_env(cls, os.environ)
         logs.setup(settings.log_level)
-        uvloop.run(_until_signal(settings, serve))
+        try:
+            uvloop.run(_until_signal(settings, serve))
+        finally:
+            tracing.stop()
     except ConfigError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

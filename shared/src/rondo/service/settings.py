@@ -7,12 +7,18 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
+from rondo.bus import tls
 from rondo.bus.subjects import check_id
 from rondo.errors import ConfigError
 
 T = TypeVar("T", bound="BaseSettings")
 
-_OWN_NAMES = {"nats_url": "NATS_URL"}
+_OWN_NAMES = {
+    "nats_url": "NATS_URL",
+    "nats_ca": tls.CA,
+    "nats_cert": tls.CERT,
+    "nats_key": tls.KEY,
+}
 
 
 class BaseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +27,14 @@ class BaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: Annotated[
         str, msgspec.Meta(description="NATS servers, comma separated, e.g. nats://127.0.0.1:4222")
     ] = "nats://127.0.0.1:4222"
+    nats_ca: Annotated[
+        str,
+        msgspec.Meta(description="PEM file of who signs the servers' certificates; asks for TLS"),
+    ] = ""
+    nats_cert: Annotated[str, msgspec.Meta(description="PEM file of our own certificate")] = ""
+    nats_key: Annotated[
+        str, msgspec.Meta(description="PEM file of its key, where the certificate's lacks it")
+    ] = ""
     http_host: Annotated[str, msgspec.Meta(description="address of the HTTP port")] = "127.0.0.1"
     http_port: Annotated[
         int, msgspec.Meta(ge=0, le=65535, description="HTTP port; 0 takes a free one")
@@ -31,6 +45,20 @@ class BaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[
         str, msgspec.Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="how much to log")
     ] = "INFO"
+    vllm_metrics: Annotated[
+        bool, msgspec.Meta(description="metrics under vLLM's names, too, where they mean the same")
+    ] = False
+    traces: Annotated[
+        str,
+        msgspec.Meta(
+            pattern="^(off|on)$",
+            description="OpenTelemetry traces, to where the OTEL_* variables say: off or on",
+        ),
+    ] = "off"
+
+    def nats_tls(self) -> tls.TlsFiles:
+        """The files for TLS to NATS."""
+        return tls.TlsFiles(self.nats_ca, self.nats_cert, self.nats_key)
 
 
 def variable(field: str) -> str:
