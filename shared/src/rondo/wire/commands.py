@@ -53,6 +53,15 @@ class SendFullReport(Order, frozen=True, kw_only=True):
     """Asks for a StepReport with `members`: after a gap, or from a new owner."""
 
 
+class ReportOften(Order, frozen=True, kw_only=True):
+    """Requests wait for what this instance does next: for so long, nothing is held back for long.
+
+    Instances otherwise report the mere progress of what decodes at leisure.
+    """
+
+    for_s: float
+
+
 class Rejoin(Order, frozen=True, kw_only=True):
     """The instance was dropped for silence: abort everything and register anew."""
 
@@ -64,5 +73,12 @@ class HandOver(Order, frozen=True, kw_only=True):
 
 
 Command: TypeAlias = (
-    TurnToken | TurnExtend | TurnRevoke | CancelRun | SendFullReport | Rejoin | HandOver
+    TurnToken
+    | TurnExtend
+    | TurnRevoke
+    | CancelRun
+    | SendFullReport
+    | ReportOften
+    | Rejoin
+    | HandOver
 )

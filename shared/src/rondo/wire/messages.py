@@ -10,11 +10,13 @@ from rondo.wire.commands import (
     Command,
     HandOver,
     Rejoin,
+    ReportOften,
     SendFullReport,
     TurnExtend,
     TurnRevoke,
     TurnToken,
 )
+from rondo.wire.files import BatchProblem, BatchRecord, FileChunk, FileRecord
 from rondo.wire.records import InstanceRecord, MacroRecord, ScalingRecord, StoredResponse
 from rondo.wire.reports import Report, StepReport, TurnBegan, TurnEnded
 from rondo.wire.requests import (
@@ -29,18 +31,35 @@ from rondo.wire.requests import (
     TokenDelta,
     TokenFrame,
 )
-from rondo.wire.status import Event, Fields, InstanceStatus, StatusReply, StatusRequest
+from rondo.wire.status import (
+    Event,
+    FaultKind,
+    FaultTaken,
+    Fields,
+    InjectFault,
+    InstanceStatus,
+    StatusReply,
+    StatusRequest,
+    Watching,
+)
 
 __all__ = [
     "MOVED",
     "Admitted",
+    "BatchProblem",
+    "BatchRecord",
     "Cancel",
     "CancelRun",
     "Command",
     "Event",
+    "FaultKind",
+    "FaultTaken",
     "Fields",
+    "FileChunk",
+    "FileRecord",
     "FirstToken",
     "HandOver",
+    "InjectFault",
     "InstanceRecord",
     "InstanceStatus",
     "MacroRecord",
@@ -48,6 +67,7 @@ __all__ = [
     "Rejected",
     "Rejoin",
     "Report",
+    "ReportOften",
     "Resync",
     "Run",
     "ScalingRecord",
@@ -64,6 +84,7 @@ __all__ = [
     "TurnExtend",
     "TurnRevoke",
     "TurnToken",
+    "Watching",
     "Wire",
 ]
 
@@ -80,6 +101,7 @@ Message: TypeAlias = (
     | TurnRevoke
     | CancelRun
     | SendFullReport
+    | ReportOften
     | Rejoin
     | HandOver
     | StepReport
@@ -89,7 +111,13 @@ Message: TypeAlias = (
     | MacroRecord
     | ScalingRecord
     | StoredResponse
+    | FileRecord
+    | FileChunk
+    | BatchRecord
     | Event
     | StatusRequest
     | StatusReply
+    | Watching
+    | InjectFault
+    | FaultTaken
 )

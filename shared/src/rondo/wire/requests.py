@@ -9,10 +9,12 @@ from rondo.types import FinishReason, Sampling, Slo
 from rondo.wire.base import Wire
 
 
-class Submit(Wire, frozen=True, kw_only=True):
+class Submit(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """Asks for admission; asked again with the same `request_id`, the answer is the same.
 
-    `age_s` is the time since the request's arrival at the gateway."""
+    `age_s` is the time since the request's arrival at the gateway. `traceparent` is the W3C
+    context of the span that waits for the answer, where the request is traced. `background`: it
+    has time, and takes only what other requests leave over."""
 
     request_id: str
     gateway_id: str
@@ -21,6 +23,8 @@ class Submit(Wire, frozen=True, kw_only=True):
     predicted_tokens: int
     slo: Slo
     age_s: float
+    traceparent: str = ""
+    background: bool = False
 
 
 class Admitted(Wire, frozen=True, kw_only=True):
@@ -54,9 +58,9 @@ class Cancel(Wire, frozen=True, kw_only=True):
     request_id: str
 
 
-class Run(Wire, frozen=True, kw_only=True):
+class Run(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """The prompt of an admitted request: token ids as little-endian int32. The last `num_resumed`
-    are of its answer, which began elsewhere."""
+    are of its answer, which began elsewhere. `traceparent`, `background` as in `Submit`."""
 
     request_id: str
     gateway_id: str
@@ -68,6 +72,8 @@ class Run(Wire, frozen=True, kw_only=True):
     age_s: float
     ignore_eos: bool = False
     num_resumed: int = 0
+    traceparent: str = ""
+    background: bool = False
 
 
 class Resync(Wire, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TypeAlias
 
 import msgspec
@@ -19,6 +20,39 @@ class Event(Wire, frozen=True, kw_only=True):
     source_id: str
     seq: int
     fields: Fields
+
+
+class Watching(Wire, frozen=True, kw_only=True):
+    """Somebody looks at the cluster through this gateway: said every few seconds while it is so.
+
+    Events that nobody else needs are published only then; see `rondo.service.watched`. With
+    `demo_rate` it makes so many requests/s for a demonstration from now on, and the others none.
+    """
+
+    gateway_id: str
+    demo_rate: float | None = None
+
+
+class FaultKind(str, Enum):
+    """KILL: the process dies at once. PAUSE: it hangs for a while. DRAIN: it leaves in order."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    DRAIN = "drain"
+
+
+class InjectFault(Wire, frozen=True, kw_only=True):
+    """To a worker of a demonstration cluster; others do not listen. `duration_s` is of a pause."""
+
+    fault: FaultKind
+    duration_s: float = 0.0
+
+
+class FaultTaken(Wire, frozen=True, kw_only=True):
+    """The worker does so as soon as this is sent."""
+
+    instance_id: str
+    fault: FaultKind
 
 
 class StatusRequest(Wire, frozen=True, kw_only=True):
