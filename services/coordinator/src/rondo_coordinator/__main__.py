@@ -9,11 +9,13 @@ import uuid
 
 from prometheus_client import CollectorRegistry
 
+from rondo import tracing
 from rondo.bus.nats import NatsBus
 from rondo.journal import Ending
 from rondo.journal_writer import JournalFolder
 from rondo.service import logs
 from rondo.service.health import HealthServer
+from rondo.service.program_metrics import add_program_metrics
 from rondo.service.runtime import run_program, unless_stopped
 from rondo.service.settings import valid_id
 from rondo_coordinator.metrics import CoordinatorMetrics
@@ -30,7 +32,9 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     settings.check()  # what is wrong must stop the program, not a later take-over
     registry = CollectorRegistry()
     metrics = CoordinatorMetrics(registry)
-    bus = NatsBus(settings.nats_url, name=own_id)
+    bus = NatsBus(settings.nats_url, name=own_id, tls=settings.nats_tls())
+    add_program_metrics(registry, settings, own_id, bus)
+    tracing.start(settings.traces, "rondo-coordinator", own_id)
     service = CoordinatorService(
         bus,
         own_id,

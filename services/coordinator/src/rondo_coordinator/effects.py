@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from rondo.bus import subjects
 from rondo.policy import events
-from rondo.policy.events import AnyEffect
+from rondo.policy.events import AnyEffect, Decision
 from rondo.service.outbox import Outbox
+from rondo.service.watched import Watched
 from rondo.wire import messages as m
+from rondo_coordinator.admission_span import Respond, traced
 from rondo_coordinator.metrics import CoordinatorMetrics
-
-Respond = Callable[[m.Message], Awaitable[None]]
 
 
 class Effects:
     """Performs effects for one macro-instance under one epoch."""
 
     def __init__(
-        self, macro_id: str, epoch: int, outbox: Outbox, metrics: CoordinatorMetrics
+        self,
+        macro_id: str,
+        epoch: int,
+        outbox: Outbox,
+        metrics: CoordinatorMetrics,
+        watched: Watched,
     ) -> None:
         self._macro_id = macro_id
         self._epoch = epoch
         self._outbox = outbox
         self._metrics = metrics
+        self._watched = watched
         self._replies: dict[str, Respond] = {}
         self._event_seq = 0
 
-    def expect_reply(self, request_id: str, respond: Respond) -> None:
+    def expect_reply(self, request_id: str, respond: Respond, traceparent: str = "") -> None:
         """The latest way to answer a request; an earlier one is no longer listened to."""
+        if traceparent:
+            respond = traced(respond, traceparent, self._replies.get(request_id))
         self._replies[request_id] = respond
 
     def forget_reply(self, request_id: str) -> None:
@@ -88,6 +94,19 @@ class Effects:
             case events.Observed():
                 self._metrics.observed(effect)
 
+    def explain(self, event: events.Event, decision: Decision) -> None:
+        """While somebody watches: why a request that has come was neither admitted nor refused."""
+        if not decision.reasons or not isinstance(event, events.RequestArrived):
+            return
+        if self._watched:
+            request, reasons = event.request, list(decision.reasons)
+            fields: m.Fields = {
+                "request": request.request_id,
+                "prompt_tokens": request.prompt_tokens,
+                "reasons": reasons,
+            }
+            self.publish("pending", fields)
+
     def _admit(self, effect: events.Admit) -> None:
         self._metrics.admitted.inc()
         self._reply(
@@ -121,6 +140,18 @@ class Effects:
 
     def publish(self, kind: str, fields: m.Fields) -> None:
         """Publishes an event for the console, the journal and `rondo events`."""
+        self._outbox.send_waiting()  # so that events come in order of their numbers
+        self._outbox.send(subjects.event(kind), self._event(kind, fields))
+
+    def _event(self, kind: str, fields: m.Fields) -> m.Event:
         self._event_seq += 1
-        event = m.Event(kind=kind, source_id=self._macro_id, seq=self._event_seq, fields=fields)
-        self._outbox.send(subjects.event(kind), event)
+        return m.Event(kind=kind, source_id=self._macro_id, seq=self._event_seq, fields=fields)
+
+    def publish_turn(self, kind: str, report: m.TurnBegan | m.TurnEnded, value_s: float) -> None:
+        """Publishes what an instance says of its turn; nobody acts on it."""
+        fields: m.Fields = {
+            "instance": report.instance_id,
+            "turn": report.turn,
+            "seconds": value_s,
+        }
+        self._outbox.send_later(subjects.event(kind), self._event(kind, fields))

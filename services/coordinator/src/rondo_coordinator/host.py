@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from rondo.bus.protocol import Incoming
 from rondo.journal_writer import JournalWriter
-from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.events import Event, MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
+from rondo.service.watched import Watched
 from rondo.types import MacroLoad, Progress, RequestInfo
 from rondo.wire import messages as m
 from rondo_coordinator.effects import Effects
 from rondo_coordinator.members import Member
 from rondo_coordinator.metrics import CoordinatorMetrics
+from rondo_coordinator.news import News
 
 log = logging.getLogger("rondo.coordinator")
 
@@ -37,7 +38,7 @@ class MacroHost:
 
     Args:
         dropped: called with the id of an instance that was silent for too long.
-        changed: called when the members changed.
+        changed: called when the members changed; watched: see `Effects.explain`.
         journal: where decisions are recorded; it belongs to this host.
     """
 
@@ -50,6 +51,7 @@ class MacroHost:
         metrics: CoordinatorMetrics,
         dropped: Callable[[str], None],
         changed: Callable[[], None],
+        watched: Watched,
         journal: JournalWriter | None = None,
     ) -> None:
         self.macro_id = macro_id
@@ -60,13 +62,15 @@ class MacroHost:
         self._dropped = dropped
         self._changed = changed
         self._journal = journal
-        self._effects = Effects(macro_id, epoch, outbox, metrics)
+        self._effects = Effects(macro_id, epoch, outbox, metrics, watched)
+        self._news = News(macro_id, epoch, self._effects.command)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
         self._told_s: dict[tuple[str, str], float] = {}  # (instance, what): when
         self._rated_s = float("-inf")
         self._rate: float | None = None
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at_s: float | None = None  # the instant of the timer
 
     def close(self) -> None:
         """Stops acting; whoever waits for admission is told to ask again, and whom."""
@@ -85,9 +89,9 @@ class MacroHost:
         return self._policy.num_pending
 
     @property
-    def latencies(self) -> Mapping[str, CorrectedModel]:
-        """Predicts the steps of each instance, as corrected so far."""
-        return self._policy.latencies
+    def policy(self) -> MacroScheduler:
+        """What decides here: to be looked at, not to be told anything."""
+        return self._policy
 
     # Membership
 
@@ -135,8 +139,8 @@ class MacroHost:
         now_s = time.monotonic()
         match incoming.message:
             case m.Submit() as submit:
-                if incoming.respond:
-                    self._effects.expect_reply(submit.request_id, incoming.respond)
+                if reply := incoming.respond:
+                    self._effects.expect_reply(submit.request_id, reply, submit.traceparent)
                 if self._closed:  # it came before the subscription ended
                     self._effects.hand_back()
                     return
@@ -147,6 +151,7 @@ class MacroHost:
                     predicted_tokens=submit.predicted_tokens,
                     slo=submit.slo,
                     arrival_s=now_s - submit.age_s,
+                    background=submit.background,
                 )
                 self._handle(events.RequestArrived(at_s=now_s, request=info))
             case m.Cancel(request_id=request_id):
@@ -176,7 +181,7 @@ class MacroHost:
             case m.StepReport(progress=progress):
                 self._on_progress(member, progress, now_s)
             case m.TurnEnded():
-                self._publish_turn("turn_ended", report, report.duration_s)
+                self._effects.publish_turn("turn_ended", report, report.duration_s)
                 closed = events.TurnClosed(
                     at_s=now_s,
                     instance_id=report.instance_id,
@@ -187,7 +192,7 @@ class MacroHost:
                 if member.joined:
                     self._handle(closed)
             case m.TurnBegan():
-                self._publish_turn("turn_began", report, report.waited_s)
+                self._effects.publish_turn("turn_began", report, report.waited_s)
 
     def _ask_all(self, instance_id: str) -> None:
         order = m.SendFullReport(epoch=self.epoch, macro_id=self.macro_id)
@@ -232,15 +237,22 @@ class MacroHost:
             self._metrics.journalled.inc()
         for effect in decision.effects:
             self._effects.perform(effect)
+        self._effects.explain(event, decision)
+        if self._policy.num_pending:
+            self._news.waited_for(self.members.values(), event.at_s)
+        if decision.wake_at_s != self._wake_at_s:
+            self._wake_at(decision.wake_at_s)
+
+    def _wake_at(self, at_s: float | None) -> None:
         if self._timer:
             self._timer.cancel()
-            self._timer = None
-        if decision.wake_at_s is not None:
-            delay_s = max(0.0, decision.wake_at_s - time.monotonic())
+        self._timer, self._wake_at_s = None, at_s
+        if at_s is not None:
+            delay_s = max(0.0, at_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._wake_at_s = None, None
         self._handle(events.Tick(at_s=time.monotonic()))
 
     # Looking in
@@ -249,11 +261,12 @@ class MacroHost:
         """For gateways that choose among macro-instances, and for scaling."""
         members = [member for member in self.members.values() if member.joined]
         states = [member.progress for member in members if member.progress]
+        pools = [state.kv for state in states]
         count = self._policy.load
         return MacroLoad(
             num_pending=self.num_pending,
             num_running=sum(state.num_running + state.num_waiting for state in states),
-            free_blocks=max((state.kv.free_blocks for state in states), default=0),
+            free_blocks=max((kv.free_blocks + kv.background_blocks for kv in pools), default=0),
             block_size=max((member.record.block_size for member in members), default=1),
             saved_tpot_s=self._policy.mean_saved_tpot_s(time.monotonic()),
             instance_rate=self._instance_rate(),
@@ -285,11 +298,3 @@ class MacroHost:
             num_pending=self.num_pending,
             instances=tuple(member.status(now_s) for member in self.members.values()),
         )
-
-    def _publish_turn(self, kind: str, report: m.TurnBegan | m.TurnEnded, value_s: float) -> None:
-        fields: m.Fields = {
-            "instance": report.instance_id,
-            "turn": report.turn,
-            "seconds": value_s,
-        }
-        self._effects.publish(kind, fields)

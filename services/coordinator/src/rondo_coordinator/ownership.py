@@ -15,6 +15,7 @@ from rondo.journal_writer import JournalFolder
 from rondo.policy.events import MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
+from rondo.service.watched import Watched
 from rondo.types import MacroLoad
 from rondo.wire import messages as m
 from rondo_coordinator.host import MacroHost
@@ -35,6 +36,7 @@ class Ownership:
     Args:
         make_policy: a fresh policy object for a macro-instance.
         journals: where decisions are recorded; must name the policy that `make_policy` makes.
+        watched: whether somebody wants to know why requests wait.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Ownership:
         metrics: CoordinatorMetrics,
         lease_s: float,
         journals: JournalFolder | None,
+        watched: Watched,
     ) -> None:
         self._bus = bus
         self._outbox = outbox
@@ -58,6 +61,7 @@ class Ownership:
         self._metrics = metrics
         self._lease_s = lease_s
         self._journals = journals
+        self._watched = watched
         self._models: dict[str, str] = {}  # macro-instance: its model
         self._leases: dict[str, Lease] = {}
         self._competing: dict[str, asyncio.Task[None]] = {}
@@ -126,10 +130,14 @@ class Ownership:
             self._lease_s,
             lambda: self._describe(macro_id),
             lambda epoch: self._spawn(self._acquired(macro_id, epoch)),
-            lambda: self._spawn(self._lost(macro_id)),
+            lambda: self._replaced(macro_id),
         )
         self._leases[macro_id] = lease
         self._competing[macro_id] = self._start(self._run(lease))
+
+    def _replaced(self, macro_id: str) -> None:
+        self._metrics.leases_lost.inc()
+        self._spawn(self._lost(macro_id))
 
     async def _run(self, lease: Lease) -> None:
         await asyncio.sleep(POLITE_S * len(self.hosts))
@@ -168,6 +176,7 @@ class Ownership:
         )
 
     async def _acquired(self, macro_id: str, epoch: int) -> None:
+        self._metrics.leases_taken.inc()
         host = MacroHost(
             macro_id,
             epoch,
@@ -176,6 +185,7 @@ class Ownership:
             self._metrics,
             lambda instance_id: self._spawn(self._delete(self._instances, instance_id)),
             self._leases[macro_id].touch,
+            self._watched,
             self._journals.start(macro_id, epoch) if self._journals else None,
         )
         self.hosts[macro_id] = host

@@ -14,10 +14,13 @@ from rondo.journal_writer import JournalFolder
 from rondo.policy.events import MacroScheduler
 from rondo.service import logs
 from rondo.service.outbox import Outbox
+from rondo.service.watched import Watched
 from rondo.wire import messages as m
+from rondo_coordinator.macro_metrics import MacroMetrics
 from rondo_coordinator.membership import Membership
 from rondo_coordinator.metrics import CoordinatorMetrics
 from rondo_coordinator.ownership import Ownership
+from rondo_coordinator.scaling_metrics import ScalingMetrics
 from rondo_coordinator.settings import ScalingSettings
 from rondo_coordinator.stewards import Stewards
 
@@ -58,6 +61,7 @@ class CoordinatorService:
         self._instance_timeout_s = instance_timeout_s
         self._journals = journals
         self._outbox = Outbox(bus)
+        self._watched = Watched()
         self._members = Membership()
         folder = journals.folder if journals else None
         scaling = scaling or ScalingSettings()
@@ -72,20 +76,19 @@ class CoordinatorService:
             metrics,
             lease_s,
             journals,
+            self._watched,
         )
         self._strangers: dict[str, float] = {}
         self._clock: asyncio.Task[None] | None = None
         self.started = False
-        hosts = self._ownership.hosts
-        metrics.watch_pending(lambda: sum(host.num_pending for host in hosts.values()))
-        metrics.watch_latencies(
-            lambda: [item for host in hosts.values() for item in host.latencies.items()]
-        )
+        metrics.watch(MacroMetrics(self._ownership.hosts))
+        metrics.watch(ScalingMetrics(self._stewards))
 
     async def start(self) -> None:
         """Subscribes and begins to compete."""
         await self._bus.subscribe(subjects.all_reports(), self._on_report)
         await self._bus.subscribe(subjects.STATUS, self._on_status)
+        await self._watched.start(self._bus)
         await self._ownership.start()
         await (await self._bus.key_value(subjects.MACROS_BUCKET)).watch(self._on_macro)
         await (await self._bus.key_value(subjects.INSTANCES_BUCKET)).watch(self._on_instance)
@@ -122,6 +125,8 @@ class CoordinatorService:
         report = incoming.message
         if not isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
             return
+        if subjects.instance_of(incoming.subject) != report.instance_id:
+            return  # the bus lets an instance report on its own subject, so for itself alone
         place = self._members.place(report.instance_id)
         if host := self._ownership.hosts.get(place or report.macro_id):
             host.on_report(report)

@@ -64,6 +64,11 @@ class Steward:
         self._next_window_s = float("-inf")
 
     @property
+    def num_wanted(self) -> int | None:
+        """How many instances there should be; None until that is known."""
+        return self._wanted
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """Who belongs to which macro-instance."""
         return self._fleet.groups

@@ -44,6 +44,13 @@ class Stewards:
         """
         return await self._orders.wanted(model) if self._orders else None
 
+    def num_wanted(self) -> dict[str, int]:
+        """How many instances each model should have, where that is ordered."""
+        if self._orders is None:
+            return {}
+        found = {model: steward.num_wanted for model, steward in self._stewards.items()}
+        return {model: num for model, num in found.items() if num is not None}
+
     def begin(
         self,
         model: str,

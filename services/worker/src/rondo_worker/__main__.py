@@ -10,17 +10,20 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from rondo import tracing
 from rondo.bus.nats import NatsBus
 from rondo.perf.profile import LatencyProfile, load_profile
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.service import logs
 from rondo.service.health import HealthServer
+from rondo.service.program_metrics import add_program_metrics
 from rondo.service.runtime import run_program, unless_stopped
 from rondo.service.settings import valid_id
 from rondo.wire.messages import InstanceRecord
 from rondo_worker.cores import pin_process
 from rondo_worker.engines.base import Engine
+from rondo_worker.faults import Faults
 from rondo_worker.metrics import WorkerMetrics
 from rondo_worker.service import WorkerService
 from rondo_worker.settings import WorkerSettings
@@ -45,7 +48,7 @@ def load_engine(settings: WorkerSettings) -> tuple[Engine, LatencyProfile]:
         profile = load_profile(settings.profile)
         sizes = _sizes(settings)
         return EmulatedEngine.from_model(settings.model, profile, **sizes), profile
-    load = _load_vllm if settings.engine == "vllm" else _load_torch
+    load = {"torch": _load_torch, "pipeline": _load_pipeline, "vllm": _load_vllm}[settings.engine]
     engine = load(settings)
     return engine, calibrate(engine)
 
@@ -71,6 +74,24 @@ def _load_torch(settings: WorkerSettings) -> Engine:
         num_threads=settings.threads or None,
         native=settings.native,
         graphs=settings.compile != "off",
+        kv_memory_bytes=settings.kv_memory_mib * 2**20 or None,
+        **_sizes(settings),
+    )
+
+
+def _load_pipeline(settings: WorkerSettings) -> Engine:
+    from rondo_worker.engines.pipeline import PipelineEngine
+    from rondo_worker.engines.pipeline.split import parse_cores
+
+    return PipelineEngine.load(
+        settings.model,
+        num_stages=settings.pipeline_parallel,
+        cores=parse_cores(settings.stage_cores, settings.pipeline_parallel),
+        device=settings.device,
+        dtype=settings.dtype,
+        block_size=settings.block_size or DEFAULT_BLOCK_SIZE,
+        num_threads=settings.threads or None,
+        native=settings.native,
         kv_memory_bytes=settings.kv_memory_mib * 2**20 or None,
         **_sizes(settings),
     )
@@ -104,13 +125,14 @@ class Worker:
         self._settings = settings
         self._stop = stop
         self._registry = CollectorRegistry()
-        self._bus = NatsBus(settings.nats_url, name=self._id)
+        self._bus = NatsBus(settings.nats_url, name=self._id, tls=settings.nats_tls())
         self._service: WorkerService | None = None
         self._loaded = False
         self._died: Exception | None = None
 
     async def run(self) -> None:
         """Loads, joins, and serves until stopped or the engine is beyond repair."""
+        tracing.start(self._settings.traces, "rondo-worker", self._id)
         health = HealthServer(self._settings, self._not_ready, self._registry)
         port = await health.start()
         logs.info(log, "starting", instance=self._id, engine=self._settings.engine, http_port=port)
@@ -131,9 +153,11 @@ class Worker:
             max_running=self._settings.max_running,
             max_prefill_tokens=self._settings.max_prefill_tokens,
             eos_token_ids=engine.spec.eos_token_ids,
+            step_cost=profile,
         )
         record = _record(self._id, engine, scheduler, profile)
         metrics = WorkerMetrics(self._registry)
+        add_program_metrics(self._registry, self._settings, self._id, self._bus, engine.spec.model)
         metrics.watch_reuse(lambda: scheduler.board.pool.shared_tokens)
         service = WorkerService(
             self._bus,
@@ -146,6 +170,8 @@ class Worker:
             step_timeout_s=self._settings.step_timeout_s,
         )
         self._service = service
+        if self._settings.demo:
+            await Faults(self._bus, self._id, self._stop.set).start()
         if await unless_stopped(self._stop, service.start()):
             logs.info(log, "ready", instance=self._id, blocks=engine.spec.num_blocks)
             await self._stop.wait()

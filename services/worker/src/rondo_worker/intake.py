@@ -47,6 +47,7 @@ class Intake:
             slo=run.slo,
             arrival_s=time.monotonic() - run.age_s,
             ignore_eos=run.ignore_eos,
+            background=run.background,
         )
         self._name_blocks(job, run, prompt)
         request = EngineRequest(

@@ -1,8 +1,14 @@
-"""Reports on their way out: coalesced over steps, sent at once when something changed."""
+"""Reports on their way out: coalesced over steps, sent at once when something changed.
+
+Steps in which nothing began or ended are told at leisure: they change no more than how far the
+running answers have come, of which a scheduler needs to know little while nothing waits for it.
+While requests do wait, it says so (`ReportOften`), and progress is told nearly step by step.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -13,7 +19,9 @@ from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.types import Progress
 from rondo.wire.messages import Message, Report, StepReport, TurnBegan, TurnEnded
 
-#: Steps in which nothing began or ended are reported together, this far apart.
+#: Steps in which nothing began or ended are reported together, this far apart: as a rule, and
+#: while requests wait for the instance's progress.
+LEISURE_S = 0.25
 COALESCE_S = 0.02
 
 
@@ -25,8 +33,11 @@ class Reporter:
         self._subject = subjects.report(instance_id)
         self._send = send
         self._held: Progress | None = None
+        self._often_until_s = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._last: Progress | None = None
+        self.sent_s = float("-inf")
+        """When the last report was sent."""
         self.incarnation = ""
         self.macro_id, self.epoch = "", 0  # whom the instance obeys
         self._sequencer = Sequencer()
@@ -65,7 +76,14 @@ class Reporter:
         if urgent or previous is None or previous.phase is not progress.phase:
             self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self.flush)
+            often = time.monotonic() < self._often_until_s
+            delay_s = COALESCE_S if often else LEISURE_S
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self.flush)
+
+    def often(self, for_s: float) -> None:
+        """Somebody waits for news: sends what is held, and for `for_s` nothing is held for long."""
+        self._often_until_s = time.monotonic() + for_s
+        self.flush()
 
     def flush(self) -> None:
         """Sends what is held."""
@@ -115,6 +133,7 @@ class Reporter:
         )
 
     def _emit(self, report: Report) -> None:
+        self.sent_s = time.monotonic()
         self._send(self._subject, report)
 
 

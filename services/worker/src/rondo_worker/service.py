@@ -151,10 +151,11 @@ class WorkerService:
     def _report_full(self) -> None:
         """Reports the full state after the current step.
 
-        A step may be long: a bare report goes before it and says that this process lives.
+        A step may be long: unless one has just been sent, a bare report goes before it and says
+        that this process lives.
         """
-        last = self._reporter.last
-        if last and last.phase is not Phase.IDLE:
+        last, silent_s = self._reporter.last, time.monotonic() - self._reporter.sent_s
+        if last and last.phase is not Phase.IDLE and silent_s > HEARTBEAT_S / 2:
             bare = msgspec.structs.replace(last, prefilled=(), finished=(), steps=(), members=None)
             self._reporter.step(bare, ())
             self._reporter.flush()
@@ -179,16 +180,7 @@ class WorkerService:
 
     def _on_command(self, incoming: Incoming) -> None:
         message = incoming.message
-        if not isinstance(
-            message,
-            m.TurnToken
-            | m.TurnExtend
-            | m.TurnRevoke
-            | m.CancelRun
-            | m.SendFullReport
-            | m.Rejoin
-            | m.HandOver,
-        ):
+        if not isinstance(message, m.Command):
             self._unexpected(incoming, message)
             return
         if not self._reporter.obeys(message.macro_id, message.epoch):
@@ -203,6 +195,8 @@ class WorkerService:
                 self._cancel(request_id)
             case m.SendFullReport():
                 self._report_full()
+            case m.ReportOften(for_s=for_s):
+                self._reporter.often(for_s)
             case m.Rejoin():
                 self._rejoin()
             case m.HandOver(target_id=target_id):
@@ -221,7 +215,7 @@ class WorkerService:
         if self._hand_back.leaving:
             self._streams.elsewhere(run.request_id, run.gateway_id)
             return
-        if not self._streams.open(run.request_id, run.gateway_id):
+        if not self._streams.open(run.request_id, run.gateway_id, run.traceparent):
             return
         try:
             job, request = self._intake.read(run)

@@ -15,11 +15,16 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="folder of the model, in Hugging Face layout")]
     model_name: Annotated[str, Meta(description="name clients use; the folder's by default")] = ""
     engine: Annotated[
-        str, Meta(pattern="^(torch|vllm|emulated)$", description="torch, vllm or emulated")
+        str,
+        Meta(
+            pattern="^(torch|pipeline|vllm|emulated)$",
+            description="torch, pipeline, vllm or emulated",
+        ),
     ] = "torch"
     profile: Annotated[
         str, Meta(description="latency profile of the emulated engine: a name or a JSON file")
     ] = "codellama-34b-l20-tp4"
+    demo: Annotated[bool, Meta(description="obeys faults that a gateway's console orders")] = False
     instance_id: Annotated[str, Meta(description="id on the bus; a random one by default")] = ""
     device: Annotated[str, Meta(description="auto, cpu, cuda or cuda:N")] = "auto"
     dtype: Annotated[
@@ -35,8 +40,12 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
         int, Meta(ge=1, le=64, description="devices that share each layer; vllm only")
     ] = 1
     pipeline_parallel: Annotated[
-        int, Meta(ge=1, le=64, description="devices with layers of their own; vllm only")
+        int, Meta(ge=1, le=64, description="devices with layers of their own; vllm and pipeline")
     ] = 1
+    stage_cores: Annotated[
+        str,
+        Meta(description="cores of each stage of the pipeline engine, like 0,1 or 0-3,4-7"),
+    ] = ""
     compile: Annotated[
         str,
         Meta(

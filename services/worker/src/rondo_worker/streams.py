@@ -17,6 +17,7 @@ from rondo.policy.plan import NewToken
 from rondo.types import FinishReason
 from rondo.wire.messages import FirstToken, Message, Resync, TokenDelta, TokenFrame
 from rondo_worker.engines.base import NO_LOGPROBS, StepLogprobs, UnsupportedRequest
+from rondo_worker.spans import answer_spans
 
 #: Answers that may be incomplete at a time; who asks for more is told to ask elsewhere.
 MAX_LIVE = 4096
@@ -33,9 +34,11 @@ class Answer:
 
     gateway_id: str
     opened_s: float
+    traceparent: str = ""
     began_s: float | None = None
     """When its first prefill step began."""
     prefill_s: float = 0.0
+    first_s: float | None = None
     first: FirstToken | None = None
     tokens: array[int] = field(default_factory=lambda: array("i"))
     logprobs: list[Logprobs] = field(default_factory=list)
@@ -98,14 +101,14 @@ class TokenStreams:
         before_s = time.monotonic() - for_s
         return [r for r, a in self._live.items() if not a.tokens and a.opened_s < before_s]
 
-    def open(self, request_id: str, gateway_id: str) -> bool:
+    def open(self, request_id: str, gateway_id: str, traceparent: str = "") -> bool:
         """A request arrived; False when it is known already, or one too many."""
         if request_id in self._live or request_id in self._kept:
             return False
         if len(self._live) >= MAX_LIVE:
             self.elsewhere(request_id, gateway_id)
             return False
-        self._live[request_id] = Answer(gateway_id, time.monotonic())
+        self._live[request_id] = Answer(gateway_id, time.monotonic(), traceparent)
         self.idle.clear()
         return True
 
@@ -131,6 +134,7 @@ class TokenStreams:
             if answer is None:
                 continue
             if not answer.tokens:
+                answer.first_s = time.monotonic()
                 answer.first = _first(answer, logprobs.prompts.get(request_id))
             answer.tokens.append(token.token)
             if row := logprobs.tokens.get(request_id):
@@ -185,6 +189,8 @@ class TokenStreams:
 
     def _end(self, request_id: str) -> Answer | None:
         answer = self._live.pop(request_id, None)
+        if answer is not None and answer.traceparent:
+            answer_spans(self._instance_id, request_id, answer)
         if not self._live:
             self.idle.set()
         return answer

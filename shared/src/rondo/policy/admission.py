@@ -5,8 +5,9 @@ EcoServe's three (arXiv 2504.18154, algorithm 1) are `paper_check`; what Rondo c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from rondo.policy.ledger import blocks_for
 from rondo.policy.slack import SlackTable
@@ -23,8 +24,7 @@ class Failed(Enum):
     MEMORY = "memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """Whether an instance may take a request, with the predicted time until its decode starts."""
 
     failed: Failed | None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+import msgspec
+
 from rondo.errors import InvariantError
+from rondo.policy.background import BackgroundJobs
 from rondo.policy.decode_batch import DecodeBatch
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job
 from rondo.policy.pool import JobPool
-from rondo.types import RequestProgress, Started
+from rondo.types import KvOccupancy, RequestProgress, Started
 
 
 class JobBoard:
@@ -18,6 +21,7 @@ class JobBoard:
     `jobs` has them all, in order of arrival. `waiting` has those to prefill now: granted ones and
     preempted ones. `moving` has those whose KV is to go to another instance, and those whose KV is
     on its way here: both own their blocks and do not run. A job in no list waits for its grant.
+    `background` has the jobs that need no grant and run beside the others, or after them.
     """
 
     def __init__(self, ledger: KvLedger) -> None:
@@ -27,33 +31,45 @@ class JobBoard:
         self.waiting: list[Job] = []
         self.held: dict[str, Job] = {}
         self.moving: dict[str, Job] = {}
+        self.background = BackgroundJobs()
         self.batch = DecodeBatch(ledger.block_size)
         self.num_preempted = 0
         self._next_order = 0
 
     @property
     def num_prefilled(self) -> int:
-        """Jobs that decode or are held."""
-        return len(self.batch) + len(self.held)
+        """Jobs that decode, are held or set aside."""
+        return self.num_foreground + self.background.num_prefilled
+
+    @property
+    def num_foreground(self) -> int:
+        """Foreground jobs that decode or are held."""
+        return len(self.batch) - len(self.background.riding) + len(self.held)
 
     def enter(self, job: Job) -> None:
         """A request came."""
         job.order = self._next_order
         self._next_order += 1
         self.jobs[job.request_id] = job
+        if job.background:
+            self.background.waiting.append(job)
         self.pool.enter(job)
 
     def exit(self, job: Job) -> None:
         """The request is gone, with its blocks."""
-        if not self._withdraw(job) and job in self.waiting:
-            self.waiting.remove(job)
+        waiting = self._queue_of(job)
+        if not self._withdraw(job) and job in waiting:
+            waiting.remove(job)
         del self.jobs[job.request_id]
         self.pool.exit(job)
 
     def hold(self, job: Job) -> None:
         """A waiting job is prefilled and has its next token."""
-        self.waiting.remove(job)
-        self.held[job.request_id] = job
+        if job.background:
+            self.background.computed(job)
+        else:
+            self.waiting.remove(job)
+            self.held[job.request_id] = job
         job.tokens_out += 1
 
     def park(self, job: Job) -> None:
@@ -74,6 +90,15 @@ class JobBoard:
         """The KV of an expected job is here: it may decode."""
         self.held[request_id] = self.moving.pop(request_id)
 
+    def claim(self, job: Job, spare_blocks: int) -> bool:
+        """`JobPool.claim` for a foreground job: background ones give their blocks up for it."""
+        while not self.pool.claim(job, spare_blocks):
+            owners = [j for j in self.background if self.ledger.held(j.request_id)]
+            if not owners:
+                return False
+            self._preempt(max(owners, key=lambda owner: owner.order))
+        return True
+
     def join_batch(self, at_s: float, *, fresh: bool) -> list[Started]:
         """Lets held jobs decode: those that had begun before, and if `fresh` the others, which are
         named."""
@@ -90,7 +115,8 @@ class JobBoard:
         return started
 
     def grow_batch(self) -> None:
-        """Gives each decode the block that its next token needs; preempts the youngest for it."""
+        """Gives each decode the block that its next token needs; preempts the youngest for it, of
+        background jobs first."""
         for job in self.batch.growing():
             while job.base_step is not None:
                 if self.pool.grow(job, job.known + self.batch.gained(job)):
@@ -109,21 +135,34 @@ class JobBoard:
                 slo=job.slo,
                 age_s=at_s - job.arrival_s,
                 decode_age_s=None if job.decode_start_s is None else at_s - job.decode_start_s,
-                granted=job.tokens_out > 0 or job.request_id in granted,
+                granted=job.background or job.tokens_out > 0 or job.request_id in granted,
+                background=job.background,
             )
             for job in self.jobs.values()
         )
+
+    def occupancy(self) -> KvOccupancy:
+        """KV blocks; reserved is what live requests are predicted to grow by."""
+        kv = self.pool.occupancy()
+        held = sum(self.ledger.held(job.request_id) for job in self.background)
+        if not held:
+            return kv
+        return msgspec.structs.replace(kv, background_blocks=min(held, kv.used_blocks))
 
     def check_invariants(self) -> None:
         """Raises InvariantError when blocks or lists disagree."""
         self.ledger.check_invariants()
         self.batch.check_invariants()
         self.pool.check_invariants(self.jobs.values())
-        lists = [*self.waiting, *self.held.values(), *self.moving.values(), *self.batch]
+        lists = [*self.waiting, *self.held.values(), *self.moving.values(), *self.background]
+        lists += (job for job in self.batch if not job.background)
         if len({job.request_id for job in lists}) != len(lists):
             raise InvariantError("a request is in two lists of the instance scheduler")
         if any(self.jobs.get(job.request_id) is not job for job in lists):
             raise InvariantError("a forgotten request is still scheduled")
+        riders = {job.request_id for job in self.batch if job.background}
+        if riders != self.background.riding.keys():
+            raise InvariantError("who rides in the decode batch is miscounted")
         if not self.jobs and self.ledger.num_free != self.ledger.num_blocks:
             raise InvariantError("blocks are owned though nothing runs")
 
@@ -132,17 +171,25 @@ class JobBoard:
         owners = (
             j for j in self.jobs.values() if held(j.request_id) and j.request_id not in moving
         )
-        victim = max(owners, key=lambda job: job.order)
+        self._preempt(max(owners, key=lambda job: (job.background, job.order)))
+
+    def _preempt(self, victim: Job) -> None:
         if self._withdraw(victim):
-            self.waiting.insert(0, victim)
+            self._queue_of(victim).insert(0, victim)
         self.pool.free(victim)
         victim.num_preempted += 1
         self.num_preempted += 1
+
+    def _queue_of(self, job: Job) -> list[Job]:
+        return self.background.waiting if job.background else self.waiting
 
     def _withdraw(self, job: Job) -> bool:
         """Takes a prefilled job out of its list; False: it is not prefilled."""
         if job.base_step is not None:
             self.batch.leave(job)
+            self.background.riding.pop(job.request_id, None)
             return True
+        if job.background:
+            return self.background.withdraw(job)
         stands_in = self.held if job.request_id in self.held else self.moving
         return stands_in.pop(job.request_id, None) is not None

@@ -39,6 +39,12 @@ def memory_rate(kv_tokens: int, lengths: Lengths, tpot_s: float) -> float:
     return kv_tokens / ((lengths.prompt + lengths.answer) * lengths.answer * tpot_s)
 
 
+def instance_rate(latency: LatencyModel, kv_tokens: int, lengths: Lengths, tpot_s: float) -> float:
+    """Requests/s that one instance can serve: by its steps' durations, and by KV memory."""
+    by_steps = ceiling_rate(latency, lengths, tpot_s)
+    return min(by_steps, memory_rate(kv_tokens, lengths, tpot_s))
+
+
 def used_share(rate: float, num_instances: int, rates: Sequence[float]) -> float | None:
     """Share of what `num_instances` can serve that an offered `rate` takes; at most 1.
 

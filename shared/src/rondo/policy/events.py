@@ -209,6 +209,10 @@ class MacroScheduler(Protocol):
         """Mean saved TPOT of all that decodes; None when nothing does."""
         ...
 
+    def saved_tpot_s(self, at_s: float) -> Mapping[str, tuple[float, float]]:
+        """Mean and least saved TPOT of what decodes, of each instance on which something does."""
+        ...
+
     def check_invariants(self) -> None:
         """Raises InvariantError when the state contradicts itself."""
         ...

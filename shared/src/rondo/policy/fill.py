@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rondo.policy.board import JobBoard
-from rondo.policy.plan import PlanItem
+from rondo.policy.plan import PlanItem, StepPlan
+from rondo.types import Batching, BatchKind, Phase
 
 
 def take_chunks(board: JobBoard, budget: int, slots: int) -> list[PlanItem]:
@@ -18,12 +21,26 @@ def take_chunks(board: JobBoard, budget: int, slots: int) -> list[PlanItem]:
         if budget <= 0 or len(chunks) >= slots:
             break
         # One free block for each running request keeps them from preempting this one at once.
-        if not board.pool.claim(job, spare_blocks=board.num_prefilled):
+        if not board.claim(job, spare_blocks=board.num_foreground):
             break
         count = min(job.known - job.cached, budget)
         budget -= count
         chunks.append(PlanItem(job.request_id, job.cached, count, ledger.table(job.request_id)))
     return chunks
+
+
+def step_budget(batching: Batching, max_prefill_tokens: int, num_decodes: int) -> int:
+    """Prompt tokens that the next step may take."""
+    limit = batching.tokens or max_prefill_tokens
+    if batching.kind is BatchKind.CHUNKED:
+        limit -= num_decodes
+    return min(limit, max_prefill_tokens)
+
+
+def with_decodes(board: JobBoard, phase: Phase, chunks: list[PlanItem]) -> StepPlan:
+    """A step of these chunks and all that decode."""
+    batch, decodes = board.batch, partial(list_decodes, board)
+    return StepPlan(phase, chunks, len(batch), batch.context_tokens, decodes)
 
 
 def list_decodes(board: JobBoard) -> list[PlanItem]:

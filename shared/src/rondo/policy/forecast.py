@@ -12,7 +12,16 @@ class Forecast:
         num_riders: sequences that decode in every step, with `rider_tokens` of context together.
     """
 
-    __slots__ = ("_closed_s", "_latency", "_pairs", "_riders", "_step_tokens", "_tokens")
+    __slots__ = (
+        "_closed_s",
+        "_cost_s",
+        "_deferred",
+        "_latency",
+        "_pairs",
+        "_riders",
+        "_step_tokens",
+        "_tokens",
+    )
 
     def __init__(
         self, latency: LatencyModel, step_tokens: int, num_riders: int = 0, rider_tokens: int = 0
@@ -22,29 +31,52 @@ class Forecast:
         self._riders = (num_riders, rider_tokens)
         self._closed_s = 0.0
         self._tokens = self._pairs = 0  # of the last step, which has room left
+        self._deferred: list[int] = []
+        self._cost_s: float | None = None  # of what is added
 
     def add(self, prompt_tokens: int, cached_tokens: int = 0) -> None:
         """Appends a prompt of which `cached_tokens` are prefilled already."""
         self._closed_s, self._tokens, self._pairs = self._pack(prompt_tokens, cached_tokens)
+        self._cost_s = None
+
+    def defer(self, prompt_tokens: int) -> None:
+        """As `add`, with the work left for when a cost is asked for.
+
+        The latency model must not change until then.
+        """
+        self._deferred.append(prompt_tokens)
 
     def cost_s(self) -> float:
-        """Seconds of all prompts added."""
-        return self._total_s(self._closed_s, self._tokens, self._pairs)
+        """Seconds of all prompts added, by the latency model as it was when they were."""
+        if self._deferred:
+            self._add_deferred()
+        if self._cost_s is None:
+            self._cost_s = self._total_s(self._closed_s, self._tokens, self._pairs)
+        return self._cost_s
 
     def cost_with_s(self, prompt_tokens: int) -> float:
         """Seconds of all prompts and one more, which is not added."""
+        if self._deferred:
+            self._add_deferred()
         return self._total_s(*self._pack(prompt_tokens, 0))
+
+    def _add_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        for prompt_tokens in deferred:
+            self.add(prompt_tokens)
 
     def _pack(self, prompt_tokens: int, cached_tokens: int) -> tuple[float, int, int]:
         closed_s, tokens, pairs = self._closed_s, self._tokens, self._pairs
         context, left = cached_tokens, prompt_tokens - cached_tokens
+        step_tokens = self._step_tokens
         while left > 0:
-            count = min(left, self._step_tokens - tokens)
+            room = step_tokens - tokens
+            count = left if left < room else room
             tokens += count
             pairs += count * (count + 2 * context)
             context += count
             left -= count
-            if tokens >= self._step_tokens:
+            if tokens >= step_tokens:
                 closed_s += self._latency.step_s(tokens, pairs, *self._riders)
                 tokens = pairs = 0
         return closed_s, tokens, pairs

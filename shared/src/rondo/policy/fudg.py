@@ -104,7 +104,7 @@ class FudgScheduler(MacroState):
             if live := view.fresh.get(request_id):  # else it ended with its first token
                 view.forget(request_id)
                 self._parked[request_id] = Handover(live.info, view.info.instance_id)
-        if again := [*view.resend(at_s), *view.carry]:
+        if again := [*view.grants.resend(at_s), *view.carry]:
             opens = view.grant(list(view.carry.values()), at_s)
             self.send_turn(view, again, opens, self._batching)
         for request in list(self.pending):  # came before any instance that holds them

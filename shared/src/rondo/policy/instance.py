@@ -11,12 +11,12 @@ monotonic clock.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 
 from rondo.policy.board import JobBoard
-from rondo.policy.fill import list_decodes, take_chunks
+from rondo.policy.fill import step_budget, take_chunks, with_decodes
 from rondo.policy.ledger import KvLedger, blocks_for
-from rondo.policy.plan import Job, NewToken, PlanItem, StepOutcome, StepPlan
+from rondo.policy.plan import Job, NewToken, StepOutcome, StepPlan
+from rondo.policy.rides import Rides
 from rondo.policy.turns import HeldTurn, TurnEnd, TurnStart
 from rondo.types import (
     Batching,
@@ -24,6 +24,7 @@ from rondo.types import (
     Finished,
     FinishReason,
     KvOccupancy,
+    LatencyModel,
     Phase,
     RequestProgress,
     Started,
@@ -39,7 +40,7 @@ class InstanceScheduler:
 
     Args:
         ledger: the KV pool. max_running: decode batch limit. max_prefill_tokens: tokens in one
-        prefill step. eos_token_ids: tokens that end an answer.
+        prefill step. eos_token_ids: tokens that end an answer. step_cost: see `Rides`.
 
     `hands_over` keeps requests from decoding here: they stay prefilled on the board, among those
     `moving`, until another instance has their KV and they are cancelled here.
@@ -52,6 +53,7 @@ class InstanceScheduler:
         max_running: int,
         max_prefill_tokens: int,
         eos_token_ids: Iterable[int] = (),
+        step_cost: LatencyModel | None = None,
     ) -> None:
         self.ledger = ledger
         self.max_running = max_running
@@ -61,6 +63,7 @@ class InstanceScheduler:
         self.turn: HeldTurn | None = None
         self.turn_number = 0
         self.board = JobBoard(ledger)
+        self._rides = Rides(self.board, max_running, max_prefill_tokens, step_cost)
         self._batching = Batching()
         self._eos = frozenset(eos_token_ids)
         self._started: list[Started] = []  # with the step that is being planned
@@ -76,7 +79,7 @@ class InstanceScheduler:
         if need > self.ledger.num_blocks:
             return f"needs {need} KV blocks, the instance has {self.ledger.num_blocks}"
         self.board.enter(job)
-        if self.turn and job.request_id in self.turn.granted:
+        if self.turn and job.request_id in self.turn.granted and not job.background:
             self.board.waiting.append(job)
         return None
 
@@ -205,7 +208,7 @@ class InstanceScheduler:
 
     def occupancy(self) -> KvOccupancy:
         """KV blocks; reserved is what live requests are predicted to grow by."""
-        return self.board.pool.occupancy()
+        return self.board.occupancy()
 
     def members(self, at_s: float) -> tuple[RequestProgress, ...]:
         """All live requests, in order of arrival here."""
@@ -221,7 +224,7 @@ class InstanceScheduler:
         turn = self.turn
         if turn is None:
             return
-        if turn.granted and turn.overdue(at_s) and self.num_running:
+        if turn.granted and turn.overdue(at_s) and self.board.num_foreground:
             left = set(turn.granted)
             self.board.waiting = [job for job in self.board.waiting if job.request_id not in left]
             self._turn_events.append(turn.end(at_s))
@@ -234,38 +237,36 @@ class InstanceScheduler:
         """Chunks of waiting prompts, with the decodes that share the step; None: nothing fits."""
         kind = self._batching.kind
         self._started += self.board.join_batch(at_s, fresh=kind is BatchKind.CHUNKED)
+        if kind is not BatchKind.SEPARATE:
+            self._rides.rest()
         ride = kind is not BatchKind.SEPARATE and len(self.board.batch) > 0
         if ride:
             self.board.grow_batch()
-        chunks = take_chunks(self.board, self._step_budget(), self.max_running - self.num_running)
+        slots = self.max_running - self.board.num_foreground
+        budget = step_budget(self._batching, self.max_prefill_tokens, len(self.board.batch))
+        chunks = take_chunks(self.board, budget, slots)
         if not chunks:
             return None
         if self.turn and (start := self.turn.begin(at_s)):
             self._turn_events.append(start)
         if not ride or not self.board.batch:
             return StepPlan(Phase.PREFILL, chunks)
-        return self._with_decodes(Phase.FUSED, chunks)
+        return with_decodes(self.board, Phase.FUSED, chunks)
 
     def _decode_step(self, at_s: float) -> StepPlan | None:
-        if not self.num_running:
+        if not self.num_running and not self.board.background:
             return None
         self._started += self.board.join_batch(at_s, fresh=True)
+        self._rides.mount()
         self.board.grow_batch()
-        if not self.board.batch:  # all of them were preempted for a prompt that is half done
-            return self._prefill_step(at_s)
-        return self._with_decodes(Phase.DECODE, [])
-
-    def _with_decodes(self, phase: Phase, chunks: list[PlanItem]) -> StepPlan:
-        batch = self.board.batch
-        decodes = partial(list_decodes, self.board)
-        return StepPlan(phase, chunks, len(batch), batch.context_tokens, decodes)
-
-    def _step_budget(self) -> int:
-        """Prompt tokens that the next step may take."""
-        limit = self._batching.tokens or self.max_prefill_tokens
-        if self._batching.kind is BatchKind.CHUNKED:
-            limit -= len(self.board.batch)
-        return min(limit, self.max_prefill_tokens)
+        chunks = self._rides.chunks()
+        if not self.board.batch and not chunks:
+            # All of them were preempted for a prompt that is half done.
+            return self._prefill_step(at_s) if self.board.waiting else None
+        phase = Phase.FUSED if self.board.batch else Phase.PREFILL
+        plan = with_decodes(self.board, phase if chunks else Phase.DECODE, chunks)
+        plan.background_tokens = self._rides.num_tokens(plan)
+        return plan
 
     # Committing
 
@@ -280,7 +281,7 @@ class InstanceScheduler:
             self.turn.done(job.request_id, job.prompt_tokens)
         if job.tokens_out >= job.max_tokens:
             self._finish(job, FinishReason.LENGTH, finished)
-        elif self.hands_over:
+        elif self.hands_over and not job.background:
             self.board.park(job)
 
     def _finish(self, job: Job, reason: FinishReason, finished: list[Finished]) -> None:
@@ -289,4 +290,6 @@ class InstanceScheduler:
 
     def _begun(self, request_id: str) -> bool:
         job = self.board.jobs.get(request_id)
-        return job is not None and (job.tokens_out > 0 or job in self.board.waiting)
+        if job is None:
+            return False
+        return job.background or job.tokens_out > 0 or job in self.board.waiting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rondo.policy.capacity import Lengths
 from rondo.policy.changes import Begun, Ended
@@ -30,6 +30,8 @@ class LoadCount:
     ttft_limit_s: float = 0.0
     num_refused: int = 0
     recent: tuple[float, ...] = (0.0,) * 6
+    held_back: dict[str, int] = field(default_factory=dict)
+    """What kept requests from instances, by admission check, each time that one was tried."""
 
     def began(self, begun: Begun) -> None:
         """A request's decode began."""
@@ -37,14 +39,25 @@ class LoadCount:
         self.ttft_s += begun.ttft_s
         self.ttft_limit_s += begun.ttft_limit_s
 
+    def held(self, check: str) -> None:
+        """An instance could not take a request."""
+        self.held_back[check] = self.held_back.get(check, 0) + 1
+
     def ended(self, end: Ended) -> None:
         """A request is over."""
         if end.info is None or not end.tokens_out:
             return
         prompt, answer = end.info.prompt_tokens, end.tokens_out
         context = answer * (prompt + answer / 2)
-        new = (1.0, prompt, prompt * prompt, answer, context, end.info.slo.tpot_s)
-        self.recent = tuple(FADE * old + value for old, value in zip(self.recent, new, strict=True))
+        num, prompts, squares, answers, contexts, limits_s = self.recent
+        self.recent = (
+            FADE * num + 1.0,
+            FADE * prompts + prompt,
+            FADE * squares + prompt * prompt,
+            FADE * answers + answer,
+            FADE * contexts + context,
+            FADE * limits_s + end.info.slo.tpot_s,
+        )
 
     def lengths(self) -> tuple[Lengths, float] | None:
         """Mean lengths and TPOT limit of late; None before enough requests have ended."""

@@ -14,7 +14,8 @@ import msgspec
 from rondo.errors import InvariantError
 from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
-from rondo.policy.capacity import Lengths, ceiling_rate, memory_rate
+from rondo.policy.background_desk import BackgroundDesk
+from rondo.policy.capacity import instance_rate
 from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
 from rondo.policy.load_count import LoadCount, mean_saved_tpot_s
@@ -40,9 +41,11 @@ class MacroState(ABC):
         self.queue = queue
         self.views: dict[str, InstanceView] = {}
         self.pending = PendingQueue()
+        self.background = BackgroundDesk(self, queue.max_wait_s, queue.max_pending)
         self.load = LoadCount()
         self.placed: dict[str, events.Admit] = {}
         self._kinds: list[InstanceView] = []  # one of each latency model
+        self._most_tokens = 0  # of a request that some instance can hold
         self._next_rank = 0
         self._effects: list[AnyEffect] = []
         self._reasons: list[str] = []
@@ -60,6 +63,10 @@ class MacroState(ABC):
     def _finish(self, at_s: float) -> None:  # noqa: B027 - a policy may have nothing to add
         """All is decided: last effects."""
 
+    def _new_view(self, info: events.InstanceInfo, rank: int) -> InstanceView:
+        """What is to be believed of an instance that joins."""
+        return InstanceView(info, rank)
+
     def _rank(self, request: RequestInfo, alone_s: float) -> float:
         """Orders the queue: the instant at which the request's TTFT limit ends."""
         return request.arrival_s + request.slo.ttft_s
@@ -67,7 +74,7 @@ class MacroState(ABC):
     def _alone_s(self, request: RequestInfo) -> float:
         """Predicted prefill time on an idle instance, the fastest kind of them."""
         tokens = request.prompt_tokens
-        return min((view.alone_s(tokens) for view in self._kinds), default=0.0)
+        return min([view.alone_s(tokens) for view in self._kinds], default=0.0)
 
     def retry_after_s(self) -> float:
         """What a refusal because of load says: the time until the queue is prefilled."""
@@ -90,6 +97,16 @@ class MacroState(ABC):
         tables = ((view.running.slack, view.decode_steps) for view in self.views.values())
         return mean_saved_tpot_s(tables, at_s)
 
+    def saved_tpot_s(self, at_s: float) -> dict[str, tuple[float, float]]:
+        """Mean and least saved TPOT of what decodes, of each instance on which something does."""
+        saved: dict[str, tuple[float, float]] = {}
+        for instance_id, view in self.views.items():
+            slack, steps = view.running.slack, view.decode_steps
+            if len(slack):
+                least_s = slack.quantile_s(0.0, steps, at_s)
+                saved[instance_id] = (slack.mean_s(steps, at_s), least_s)
+        return saved
+
     def instance_rate(self) -> float | None:
         """Requests/s that an instance can serve of what came lately; None: not known yet.
 
@@ -98,7 +115,8 @@ class MacroState(ABC):
         recent = self.load.lengths()
         if recent is None or not self._kinds:
             return None
-        return sum(_rate(kind, *recent) for kind in self._kinds) / len(self._kinds)
+        rates = (instance_rate(kind.latency, kind.kv_tokens, *recent) for kind in self._kinds)
+        return sum(rates) / len(self._kinds)
 
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
@@ -106,6 +124,8 @@ class MacroState(ABC):
         self._expire(event.at_s)
         self._take(event)
         self._finish(event.at_s)
+        self.background.take(event)
+        self.background.place(event.at_s)
         return Decision(
             effects=tuple(self._effects),
             wake_at_s=self._wake_at_s(),
@@ -171,8 +191,7 @@ class MacroState(ABC):
     @staticmethod
     def fits(view: InstanceView, request: RequestInfo) -> bool:
         """Whether the instance could ever hold the request."""
-        total = request.prompt_tokens + request.max_tokens
-        return total <= min(view.info.max_model_len, view.info.num_blocks * view.info.block_size)
+        return request.prompt_tokens + request.max_tokens <= view.most_tokens
 
     def _wake_at_s(self) -> float | None:
         oldest = self.pending.oldest()
@@ -195,24 +214,24 @@ class MacroState(ABC):
             case events.InstanceJoined():
                 instance_id = event.instance.instance_id
                 self._leave(instance_id)
-                view = InstanceView(event.instance, self._next_rank)
+                view = self._new_view(event.instance, self._next_rank)
                 self.views[instance_id] = view
                 self._sort_kinds()
                 self._next_rank += 1
                 self._observe(view, view.take(event.progress, event.at_s), event.at_s)
             case events.InstanceLeft():
                 self._leave(event.instance_id)
-            case events.Tick():
-                pass
 
     def _arrive(self, request: RequestInfo, at_s: float) -> None:
         if admitted := self.placed.get(request.request_id):
             self.effect(admitted)  # the gateway missed the answer
         elif request.request_id in self.pending:
             pass
-        elif self.views and not any(self.fits(view, request) for view in self.views.values()):
+        elif self.views and request.prompt_tokens + request.max_tokens > self._most_tokens:
             total = request.prompt_tokens + request.max_tokens
             self.refuse(request, "too_long", f"no instance can hold {total} tokens", None)
+        elif request.background:
+            self.background.add(request)
         elif len(self.pending) >= self.queue.max_pending:
             waiting = f"{len(self.pending)} requests are waiting"
             self.refuse(request, "queue_full", waiting, self.retry_after_s())
@@ -236,6 +255,7 @@ class MacroState(ABC):
 
     def _sort_kinds(self) -> None:
         self._kinds = []
+        self._most_tokens = max((view.most_tokens for view in self.views.values()), default=0)
         for view in self.views.values():
             if all(view.info.latency != known.info.latency for known in self._kinds):
                 self._kinds.append(view)
@@ -278,10 +298,3 @@ class MacroState(ABC):
         for request_id in changes.gone:
             self.placed.pop(request_id, None)
         self._changed(view, changes, at_s)
-
-
-def _rate(view: InstanceView, lengths: Lengths, tpot_s: float) -> float:
-    """By the steps' durations, corrected by what was measured, and by KV memory."""
-    kv_tokens = view.info.num_blocks * view.info.block_size
-    by_steps = ceiling_rate(view.latency, lengths, tpot_s)
-    return min(by_steps, memory_rate(kv_tokens, lengths, tpot_s))

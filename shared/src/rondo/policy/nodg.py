@@ -43,7 +43,7 @@ class NodgScheduler(MacroState):
             self._admit(self._choose(views), request, at_s)
 
     def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
-        if lost := view.resend(at_s):
+        if lost := view.grants.resend(at_s):
             self.send_turn(view, lost, True, self._batching)
         if view.carry:
             left = list(view.carry)

@@ -17,6 +17,8 @@ After EcoServe (arXiv 2504.18154), and beyond it where that measured better (doc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from rondo.errors import ConfigError
@@ -25,6 +27,7 @@ from rondo.policy.admission import Failed, Verdict
 from rondo.policy.changes import Changes
 from rondo.policy.drain import DrainRate
 from rondo.policy.events import Admit
+from rondo.policy.load_order import LoadOrder
 from rondo.policy.macro import QueueSettings
 from rondo.policy.rolling import RollingScheduler
 from rondo.policy.step_size import StepSize, size_step
@@ -74,6 +77,7 @@ class PadgScheduler(RollingScheduler):
         super().__init__(queue or QueueSettings())
         self.settings = settings or PadgSettings()
         self._drain = DrainRate()
+        self._loads = LoadOrder()
         self._planned: tuple[InstanceView, str, Batching] | None = None  # by the last check
 
     # Hooks
@@ -87,6 +91,7 @@ class PadgScheduler(RollingScheduler):
         self._watch(at_s)
 
     def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
+        self._loads.touch(view)
         super()._changed(view, changes, at_s)
         self._watch(at_s)
 
@@ -102,16 +107,24 @@ class PadgScheduler(RollingScheduler):
 
     # Which instance
 
-    def _order(self, request: RequestInfo) -> list[InstanceView]:
-        def load(view: InstanceView) -> tuple[bool, int, int]:
-            # Prompts share a step where one is to come anyway; else the least loaded.
-            if not view.outstanding:
-                return True, 0, view.num_requests
-            todo = view.outstanding_tokens
-            budget = view.batching.tokens - len(view.running) - len(view.fresh)
-            return budget - todo < request.prompt_tokens, todo, view.num_requests
+    def _order(self, request: RequestInfo) -> Iterable[InstanceView]:
+        return self._loads.offer(request.prompt_tokens)
 
-        return sorted(self.views.values(), key=load)
+    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
+        super()._grant(view, requests, at_s)
+        self._loads.touch(view)
+
+    def send_turn(
+        self, view: InstanceView, request_ids: Iterable[str], opens: bool, batching: Batching
+    ) -> None:
+        """As MacroState.send_turn."""
+        super().send_turn(view, request_ids, opens, batching)
+        self._loads.touch(view)
+
+    def _leave(self, instance_id: str) -> None:
+        if view := self.views.get(instance_id):
+            self._loads.drop(view)
+        super()._leave(instance_id)
 
     def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
         if view.outstanding:
@@ -199,7 +212,7 @@ class PadgScheduler(RollingScheduler):
 
     def _expire(self, at_s: float) -> None:
         super()._expire(at_s)
-        if not self.settings.shed or not self.views:
+        if self.pending.least_rank() > at_s or not self.settings.shed or not self.views:
             return
         for request in self.pending.first(OVERDUE_TRIES):
             if self.pending.rank_of(request.request_id) > at_s:

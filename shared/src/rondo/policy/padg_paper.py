@@ -13,6 +13,7 @@ import msgspec
 
 from rondo.policy import admission
 from rondo.policy.admission import Failed, Verdict
+from rondo.policy.events import InstanceInfo
 from rondo.policy.macro import QueueSettings
 from rondo.policy.rolling import RollingScheduler
 from rondo.policy.view import InstanceView
@@ -43,6 +44,9 @@ class PaperPadgScheduler(RollingScheduler):
         fused = Batching(kind=BatchKind.FUSED, tokens=settings.fused_tokens)
         self._turn_batching = fused if settings.fused_tokens else Batching()
 
+    def _new_view(self, info: InstanceInfo, rank: int) -> InstanceView:
+        return InstanceView(info, rank, counts_turns=True)
+
     def _check(self, view: InstanceView, request: RequestInfo, at_s: float) -> Verdict:
         if self._settings.interval_share is not None:
             return self._check_interval(view, request, at_s, self._settings.interval_share)
@@ -61,7 +65,7 @@ class PaperPadgScheduler(RollingScheduler):
         return admission.with_memory(view, needed, view.switch_wait_s() + turn_s, turn_s)
 
     def _order(self, request: RequestInfo) -> list[InstanceView]:
-        views = super()._order(request)
+        views = list(super()._order(request))
         if self._settings.order == "random" and views:
             start = crc32(request.request_id.encode()) % len(views)
             views = views[start:] + views[:start]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from math import inf
 
 from rondo.types import RequestInfo
 
@@ -37,6 +38,10 @@ class PendingQueue:
     def first(self, count: int) -> list[RequestInfo]:
         """The first `count` in order."""
         return [self._requests[request_id] for _, _, request_id in self._order[:count]]
+
+    def least_rank(self) -> float:
+        """What orders the first; infinite when there is none."""
+        return self._order[0][0] if self._order else inf
 
     def add(self, request: RequestInfo, rank: float, work_s: float) -> None:
         """Puts a request in; the least rank comes first."""

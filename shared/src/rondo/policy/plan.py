@@ -33,7 +33,7 @@ class StepPlan:
     both in one pass (FUSED).
 
     Decodes are listed on demand, because a simulator needs only their number and the sum of their
-    cached tokens. Valid until the step is committed.
+    cached tokens. `background_tokens` as in `StepStat`. Valid until the step is committed.
     """
 
     phase: Phase
@@ -41,6 +41,7 @@ class StepPlan:
     num_decodes: int = 0
     context_tokens: int = 0
     list_decodes: Callable[[], Sequence[PlanItem]] = _no_decodes
+    background_tokens: int = 0
     _decodes: Sequence[PlanItem] | None = None
 
     @property
@@ -77,6 +78,7 @@ class StepPlan:
             self.pairs,
             self.num_decodes,
             self.context_tokens,
+            self.background_tokens,
         )
 
 
@@ -99,6 +101,7 @@ class Job:
     one at which it reaches `max_tokens`. `block_names` name the prompt's full blocks
     (`rondo.prefix`); without them its KV is not shared. `tail` has the tokens behind those blocks,
     to which the answer's are added, so that its blocks get names, too; None: they do not.
+    A `background` one runs only in what the others leave over.
     """
 
     request_id: str
@@ -108,6 +111,7 @@ class Job:
     slo: Slo
     arrival_s: float
     ignore_eos: bool = False
+    background: bool = False
     block_names: Sequence[bytes] = ()
     tail: list[int] | None = None
     order: int = 0

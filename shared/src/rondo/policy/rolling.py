@@ -50,7 +50,7 @@ class RollingScheduler(MacroState):
     def _batching(self, view: InstanceView, at_s: float) -> Batching:
         """How the instance fills its steps in the turn that is granted now."""
 
-    def _order(self, request: RequestInfo) -> list[InstanceView]:
+    def _order(self, request: RequestInfo) -> Iterable[InstanceView]:
         """Instances in cyclic order, from the one that took the last request."""
         views = list(self.views.values())
         start = next((i for i, view in enumerate(views) if view.rank >= self._current), 0)
@@ -67,6 +67,7 @@ class RollingScheduler(MacroState):
             if verdict.failed is None:
                 self._admit(view, request, at_s, verdict, refusals)
                 return
+            self.load.held(verdict.failed.value)
             refusals.append(f"{view.info.instance_id}: {verdict.failed.value}: {verdict.reason}")
         self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
 
@@ -77,6 +78,8 @@ class RollingScheduler(MacroState):
             self._try_pending(view, self.pending.first(TRIES_PER_REPORT), at_s)
 
     def _finish(self, at_s: float) -> None:
+        if not self._grants:
+            return
         grants, self._grants = self._grants, {}
         for instance_id, grant in grants.items():
             if view := self.views.get(instance_id):
@@ -97,6 +100,7 @@ class RollingScheduler(MacroState):
                 waited_s = at_s - request.arrival_s
                 self._admit(view, request, at_s, verdict, [f"was pending for {waited_s:.3f} s"])
                 continue
+            self.load.held(verdict.failed.value)
             failures += 1
             if verdict.failed is Failed.BUSY or failures == FAILURES_PER_REPORT:
                 return
@@ -124,9 +128,11 @@ class RollingScheduler(MacroState):
 
     @staticmethod
     def _predicted_tpot_s(view: InstanceView) -> float:
-        waiting = [*view.outstanding.values(), *(live.info for live in view.fresh.values())]
-        tokens = view.context_tokens() + sum(request.prompt_tokens for request in waiting)
-        return view.latency.step_s(0, 0, len(view.running) + len(waiting), tokens)
+        num = view.num_riders + len(view.outstanding)
+        tokens = view.context_tokens() + view.waiting.prompt_tokens
+        for live in view.fresh.values():
+            tokens += live.info.prompt_tokens
+        return view.latency.step_s(0, 0, num, tokens)
 
     # Turns
 
@@ -138,12 +144,15 @@ class RollingScheduler(MacroState):
 
     def _regrant(self, view: InstanceView, at_s: float) -> None:
         """Sends lost grants again, and grants what is there without a grant."""
-        if lost := view.resend(at_s):
+        if view.grants.lost:
+            lost = view.grants.resend(at_s)
             self._grants[view.info.instance_id] = _Grant(opens=True, request_ids=lost)
         if view.carry and not view.outstanding:
             self._grant(view, list(view.carry.values()), at_s)
 
     def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
         opens = view.grant(requests, at_s)
-        grant = self._grants.setdefault(view.info.instance_id, _Grant(opens))
+        grant = self._grants.get(view.info.instance_id)
+        if grant is None:
+            grant = self._grants[view.info.instance_id] = _Grant(opens)
         grant.request_ids.extend(request.request_id for request in requests)

@@ -29,11 +29,12 @@ class RunningSet:
 
     def __init__(self) -> None:
         self.slack = SlackTable()
+        self.num = 0
         self._live: dict[str, LiveRequest] = {}
         self._context_key = 0  # cached tokens at step count s: this + s * len
 
     def __len__(self) -> int:
-        return len(self._live)
+        return self.num
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._live)
@@ -55,19 +56,21 @@ class RunningSet:
         live.key = SlackTable.key(live.tpot_s, live.base_step, live.decode_start_s)
         self.slack.add(live.tpot_s, live.key)
         self._live[live.info.request_id] = live
+        self.num = len(self._live)
         self._context_key += live.info.prompt_tokens + 1 - live.base_step
 
     def pop(self, request_id: str) -> LiveRequest | None:
         """It ended, or has to be added anew."""
         live = self._live.pop(request_id, None)
         if live is not None:
+            self.num -= 1
             self.slack.remove(live.tpot_s, live.key)
             self._context_key -= live.info.prompt_tokens + 1 - live.base_step
         return live
 
     def context_tokens(self, steps: int) -> int:
         """Tokens in the KV cache of all of them after the instance's `steps`-th decode step."""
-        return self._context_key + steps * len(self._live)
+        return self._context_key + steps * self.num
 
 
 def info_of(member: RequestProgress, at_s: float) -> RequestInfo:
@@ -79,4 +82,5 @@ def info_of(member: RequestProgress, at_s: float) -> RequestInfo:
         predicted_tokens=member.predicted_tokens,
         slo=member.slo,
         arrival_s=at_s - member.age_s,
+        background=member.background,
     )

@@ -9,6 +9,7 @@ kept under the part of its saved TPOT that does not depend on now, and looking u
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from math import inf
 
 
 class SlackTable:
@@ -16,6 +17,8 @@ class SlackTable:
 
     def __init__(self) -> None:
         self._keys: dict[float, list[float]] = {}  # TPOT limit -> ascending keys
+        self.least_tpot_s = inf
+        """Tightest limit; infinite when nothing decodes."""
         self._num = 0
         self._sum_keys = 0.0
         self._sum_tpot_s = 0.0
@@ -30,7 +33,10 @@ class SlackTable:
 
     def add(self, tpot_s: float, key: float) -> None:
         """A request decodes."""
-        insort(self._keys.setdefault(tpot_s, []), key)
+        if tpot_s not in self._keys:
+            self._keys[tpot_s] = []
+            self.least_tpot_s = min(self._keys)
+        insort(self._keys[tpot_s], key)
         self._num += 1
         self._sum_keys += key
         self._sum_tpot_s += tpot_s
@@ -41,6 +47,7 @@ class SlackTable:
         del keys[bisect_left(keys, key)]
         if not keys:
             del self._keys[tpot_s]
+            self.least_tpot_s = min(self._keys, default=inf)
         self._num -= 1
         self._sum_keys -= key
         self._sum_tpot_s -= tpot_s
@@ -51,11 +58,6 @@ class SlackTable:
     def mean_tpot_s(self) -> float:
         """Mean limit; 0 when nothing decodes."""
         return self._sum_tpot_s / self._num if self._num else 0.0
-
-    @property
-    def least_tpot_s(self) -> float:
-        """Tightest limit; infinite when nothing decodes."""
-        return min(self._keys, default=float("inf"))
 
     def mean_s(self, steps: int, at_s: float) -> float:
         """Mean saved TPOT after `steps` decode steps; infinite when nothing decodes."""

@@ -11,7 +11,8 @@ saved of the TPOT limit pays for the longer one. That is EcoServe's case for tur
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from rondo.policy.view import InstanceView
 from rondo.types import Batching, BatchKind, RequestInfo
@@ -26,8 +27,7 @@ SLACK_QUANTILE = 0.02
 _PROBE_TOKENS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class StepSize:
+class StepSize(msgspec.Struct, frozen=True, gc=False):
     """Prompt tokens that a step may take beside `num_riders` decodes.
 
     `enough` of them make a step worth its fixed cost; 0 where any number does.
@@ -52,7 +52,7 @@ def size_step(
     Args:
         tpot_share: share of the tightest TPOT limit that a step is planned to take.
     """
-    num_riders = len(view.running) + len(view.fresh)
+    num_riders = view.num_riders
     longest, limit_s = view.tightest()
     todo = view.outstanding_tokens
     if request is not None:
@@ -62,7 +62,7 @@ def size_step(
     if num_riders and view.latency.step_s(0, 0, num_riders + 1, view.context_tokens()) > limit_s:
         return StepSize(num_riders, 0, 0)  # one more would make every step too long
     tokens = _tokens_within(view, longest, num_riders, limit_s)
-    enough = _group_tokens(view, num_riders)
+    enough = _group_tokens(view, num_riders) if num_riders else 0
     if enough > tokens:
         saved_s = view.running.slack.quantile_s(SLACK_QUANTILE, view.decode_steps, at_s)
         if 0 < saved_s < float("inf"):
@@ -73,8 +73,14 @@ def size_step(
 
 def _group_tokens(view: InstanceView, num_riders: int) -> int:
     """Prompt tokens that are worth a fused step; 0 where its fixed cost is next to nothing."""
-    if not num_riders:
-        return 0
+    key = -1, num_riders, 0.0
+    known = view.sizes.get(key)
+    if known is None:
+        known = view.sizes[key] = _find_group_tokens(view, num_riders)
+    return known
+
+
+def _find_group_tokens(view: InstanceView, num_riders: int) -> int:
     step_s, context = view.latency.step_s, view.context_tokens()
     least_s = step_s(1, 1, num_riders, context)
     fixed_s = least_s - step_s(0, 0, num_riders, context)
@@ -90,27 +96,35 @@ def _group_tokens(view: InstanceView, num_riders: int) -> int:
 
 def _tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
     """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
-    step_s, context = view.latency.step_s, view.context_tokens()
+    key = longest, num_riders, limit_s
+    known = view.sizes.get(key)
+    if known is None:
+        known = view.sizes[key] = _find_tokens_within(view, longest, num_riders, limit_s)
+    return known
 
-    def duration_s(chunks: int) -> float:
-        tokens = chunks * CHUNK_TOKENS
-        # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
-        return step_s(tokens, 2 * tokens * longest, num_riders, context)
+
+def _find_tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
+    step_s, context = view.latency.step_s, view.context_tokens()
+    # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
+    pairs = 2 * CHUNK_TOKENS * longest
 
     low, high = 1, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
-    low_s, high_s = duration_s(low), duration_s(high)
+    high_s = step_s(high * CHUNK_TOKENS, high * pairs, num_riders, context)
     if high_s <= limit_s:
         return high * CHUNK_TOKENS
+    low_s = step_s(CHUNK_TOKENS, pairs, num_riders, context)
     if low_s > limit_s:
         return 0
     while high - low > 1:  # durations grow nearly straight: aim, and look one beyond
         share = (limit_s - low_s) / (high_s - low_s)
         guess = min(high - 1, max(low + 1, low + int(share * (high - low))))
-        guess_s = duration_s(guess)
+        guess_s = step_s(guess * CHUNK_TOKENS, guess * pairs, num_riders, context)
         if guess_s > limit_s:
             high, high_s = guess, guess_s
             continue
         low, low_s = guess, guess_s
-        if low + 1 < high and (next_s := duration_s(low + 1)) > limit_s:
-            high, high_s = low + 1, next_s
+        if low + 1 < high:
+            next_s = step_s((low + 1) * CHUNK_TOKENS, (low + 1) * pairs, num_riders, context)
+            if next_s > limit_s:
+                high, high_s = low + 1, next_s
     return low * CHUNK_TOKENS

@@ -8,8 +8,10 @@ from rondo.perf.correction import CorrectedModel
 from rondo.policy.changes import Begun, Changes, Ended, spent_since
 from rondo.policy.events import InstanceInfo, TurnClosed
 from rondo.policy.forecast import Forecast
+from rondo.policy.grants import Grants
 from rondo.policy.placed import PlacedBlocks
 from rondo.policy.running import LiveRequest, RunningSet, info_of
+from rondo.policy.waiting import WaitingPrompts
 from rondo.types import (
     Batching,
     BatchKind,
@@ -21,10 +23,6 @@ from rondo.types import (
     RequestProgress,
 )
 
-#: A granted request that the instance never names is given up after this time.
-GRANT_TIMEOUT_S = 10.0
-#: A grant that a full report does not show is sent again after this time.
-GRANT_RESEND_S = 1.0
 #: A TPOT limit that even a lone request would miss is taken as this multiple of its decode step, so
 #: that requests are batched all the same.
 INFEASIBLE_TPOT_FACTOR = 4.0
@@ -33,42 +31,53 @@ LEAST_CHUNK_TOKENS = 16
 
 
 class InstanceView:
-    """Mutable state; `rank` is the order of joining and breaks ties."""
+    """Mutable state; `rank` is the order of joining and breaks ties.
 
-    def __init__(self, info: InstanceInfo, rank: int) -> None:
+    Args:
+        counts_turns: keep `handed` for a policy that asks for it.
+    """
+
+    def __init__(self, info: InstanceInfo, rank: int, *, counts_turns: bool = False) -> None:
         self.info = info
         self.latency = CorrectedModel(info.latency)
         self.rank = rank
+        self.kv_tokens = info.num_blocks * info.block_size
+        self.most_tokens = min(info.max_model_len, self.kv_tokens)  # of a request
         self.turn = 0
         self.turn_open = False
         self.batching = Batching()  # of the last grant
-        self.lost_grants: list[str] = []  # outstanding, but the instance knows of no grant
         self.decode_steps = 0
         self.phase = Phase.IDLE
-        self.outstanding: dict[str, RequestInfo] = {}  # granted, not yet prefilled
+        self.grants = Grants()
+        self.waiting = WaitingPrompts()
+        self.outstanding = self.waiting.requests  # granted, not yet prefilled
         self.fresh: dict[str, LiveRequest] = {}  # prefilled, decode not begun yet
         self.running = RunningSet()
         self.carry: dict[str, RequestInfo] = {}  # on the instance, but without a grant
         self.handed = Forecast(self.latency, info.max_prefill_tokens)  # since decode resumed last
         self.blocks = PlacedBlocks(info.block_size)
-        self._granted_s: dict[str, float] = {}  # when an outstanding request was granted last
-        self._found: dict[str, int] = {}  # tokens of waiting prompts whose KV is there already
-        self._ahead = 0  # prompt tokens computed of prompts that are not complete
-        self._forecasts: dict[Batching, Forecast] = {}
+        self.sizes: dict[tuple[int, int, float], int] = {}
+        """What a policy worked out from what decodes here and the latencies; kept until either
+        changes."""
+        self._counts_turns = counts_turns
+        self._forecasts: list[tuple[Batching, Forecast]] = []  # few, and hashing them is dear
 
     # Questions
 
     @property
     def num_requests(self) -> int:
         """Everything placed here."""
-        return len(self.outstanding) + len(self.fresh) + len(self.running) + len(self.carry)
+        return len(self.outstanding) + len(self.fresh) + self.running.num + len(self.carry)
+
+    @property
+    def num_riders(self) -> int:
+        """Everything that decodes, or will with the next step."""
+        return self.running.num + len(self.fresh)
 
     @property
     def outstanding_tokens(self) -> int:
         """Prompt tokens that are granted and not computed yet."""
-        if not self.outstanding:
-            return -self._ahead
-        return sum(self._to_prefill(r) for r in self.outstanding.values()) - self._ahead
+        return self.waiting.tokens
 
     def context_tokens(self) -> int:
         """Tokens in the KV cache of the requests that decode."""
@@ -76,10 +85,12 @@ class InstanceView:
 
     def forecast(self, batching: Batching) -> Forecast:
         """What is left of the turn, if its steps are filled in this way."""
-        known = self._forecasts.get(batching)
-        if known is None:
-            known = self._forecasts[batching] = self._build_forecast(batching)
-        return known
+        for known, forecast in self._forecasts:
+            if known.tokens == batching.tokens and known.kind is batching.kind:
+                return forecast
+        forecast = self._build_forecast(batching)
+        self._forecasts.append((batching, forecast))
+        return forecast
 
     def alone_s(self, prompt_tokens: int) -> float:
         """Predicted prefill time of one prompt on this instance, were it idle."""
@@ -89,11 +100,13 @@ class InstanceView:
 
     def tightest(self) -> tuple[int, float]:
         """The longest prompt that waits here, and the least TPOT limit of all that are here."""
-        waiting = self.outstanding.values()
-        longest = max((request.prompt_tokens for request in waiting), default=0)
-        limits = [self.feasible_tpot_s(request) for request in waiting]
-        limits += [live.tpot_s for live in self.fresh.values()]
-        return longest, min([self.running.slack.least_tpot_s, *limits])
+        longest, limit_s = 0, self.running.slack.least_tpot_s
+        for live in self.fresh.values():
+            limit_s = min(limit_s, live.tpot_s)
+        for request in self.outstanding.values():
+            longest = max(longest, request.prompt_tokens)
+            limit_s = min(limit_s, self.feasible_tpot_s(request))
+        return longest, limit_s
 
     def feasible_tpot_s(self, request: RequestInfo) -> float:
         """Its TPOT limit, or one that a lone request can meet here."""
@@ -109,15 +122,9 @@ class InstanceView:
 
     def decode_step_s(self) -> float:
         """Predicted time of a decode step now; 0 when nothing decodes."""
-        return self.latency.step_s(0, 0, len(self.running), self.context_tokens())
+        return self.latency.step_s(0, 0, self.running.num, self.context_tokens())
 
     # Changes
-
-    def resend(self, at_s: float) -> list[str]:
-        """Takes the lost grants, which are being sent again."""
-        lost, self.lost_grants = self.lost_grants, []
-        self._granted_s.update((request_id, at_s) for request_id in lost)
-        return lost
 
     def grant(self, requests: Iterable[RequestInfo], at_s: float) -> bool:
         """Adds requests to the open turn, or opens the next one; says whether it is new."""
@@ -128,22 +135,24 @@ class InstanceView:
         for request in requests:
             if self.carry.pop(request.request_id, None):
                 self._forecasts.clear()  # half done, perhaps
-            for forecast in self._forecasts.values():
-                forecast.add(request.prompt_tokens)
-            self.handed.add(request.prompt_tokens)
+            for _, forecast in self._forecasts:
+                forecast.defer(request.prompt_tokens)
+            if self._counts_turns:
+                self.handed.add(request.prompt_tokens)
             self.blocks.wait(request)
-            self.outstanding[request.request_id] = request
-            self._granted_s[request.request_id] = at_s
+            self.waiting.add(request)
+            self.grants.add(request.request_id, at_s)
         return opened
 
     def forget(self, request_id: str) -> None:
         """Drops a request wherever it is."""
         self.blocks.drop(request_id)
         self._forecasts.clear()
-        self._found.pop(request_id, None)
+        self.sizes.clear()
+        self.waiting.forget(request_id)
         self.running.pop(request_id)
-        for group in (self.outstanding, self.fresh, self.carry):
-            group.pop(request_id, None)
+        self.fresh.pop(request_id, None)
+        self.carry.pop(request_id, None)
 
     def close_turn(self, event: TurnClosed) -> Changes:
         """Decode resumed: the turn's requests decode from now on."""
@@ -151,10 +160,12 @@ class InstanceView:
         if event.turn != self.turn:
             return changes
         self.phase = Phase.DECODE
-        self.handed = Forecast(self.latency, self.info.max_prefill_tokens)
+        if self._counts_turns:
+            self.handed = Forecast(self.latency, self.info.max_prefill_tokens)
         self._forecasts.clear()
+        self.sizes.clear()
         for request_id in event.leftover:
-            if request := self.outstanding.pop(request_id, None):
+            if request := self.waiting.pop(request_id):
                 self.carry[request_id] = request
         for request_id in list(self.fresh):
             self._begin(request_id, self.decode_steps, event.at_s, changes)
@@ -163,8 +174,9 @@ class InstanceView:
     def take(self, progress: Progress, at_s: float) -> Changes:
         """Takes a report in."""
         changes = Changes()
+        self.sizes.clear()
         self.phase = progress.phase
-        self.blocks.used_blocks = progress.kv.used_blocks
+        self.blocks.used_blocks = progress.kv.used_blocks - progress.kv.background_blocks
         if not self.turn_open:  # a new owner goes on where the last one stopped
             self.turn = max(self.turn, progress.turn)
         for step in progress.steps:
@@ -181,9 +193,7 @@ class InstanceView:
             changes.ended.append(self._finish(finished, at_s))
         if progress.members is not None:
             changes.gone = self._reconcile(progress.members, at_s)
-            waiting = [m.request_id for m in progress.members if not m.granted]
-            overdue = self._granted_before(at_s - GRANT_RESEND_S)
-            self.lost_grants = [r for r in waiting if r in overdue]
+            self.grants.look_for_lost(progress.members, self.outstanding, at_s)
         return changes
 
     # Internals
@@ -193,40 +203,32 @@ class InstanceView:
         if batching.kind is BatchKind.SEPARATE:
             forecast = Forecast(self.latency, tokens)
         else:
-            riders = len(self.running)
+            riders = self.running.num
             if batching.kind is BatchKind.CHUNKED:
                 tokens = max(LEAST_CHUNK_TOKENS, tokens - riders)
             forecast = Forecast(self.latency, tokens, riders, self.context_tokens())
-        ahead = self._ahead
-        for request in self.outstanding.values():
-            done = min(ahead, self._to_prefill(request) - 1)
-            forecast.add(request.prompt_tokens, self._found.get(request.request_id, 0) + done)
-            ahead = 0
+        self.waiting.queue_in(forecast)
         return forecast
-
-    def _to_prefill(self, request: RequestInfo) -> int:
-        """Tokens of its prompt whose KV is not there before it starts."""
-        return request.prompt_tokens - self._found.get(request.request_id, 0)
 
     def _find(self, found: FoundPrefix) -> None:
         request = self.outstanding.get(found.request_id) or self.carry.get(found.request_id)
         if request and found.num_tokens < request.prompt_tokens:
-            self._found[found.request_id] = found.num_tokens
+            self.waiting.find(request, found.num_tokens)
             self._forecasts.clear()
 
     def _prefilled(self, progress: Progress, changes: Changes) -> None:
         self._forecasts.clear()
-        self._ahead += sum(step.prompt_tokens for step in progress.steps)
+        steps = (step for step in progress.steps if not step.background_tokens)
+        self.waiting.advance(sum(step.prompt_tokens for step in steps))
         for request_id in progress.prefilled:
-            info = self.outstanding.pop(request_id, None) or self.carry.pop(request_id, None)
+            info = self.waiting.pop(request_id) or self.carry.pop(request_id, None)
             if info:
-                self._ahead = max(0, self._ahead - self._to_prefill(info))
-                self._found.pop(request_id, None)
+                self.waiting.complete(info)
                 self.blocks.run(request_id)
                 self.fresh[request_id] = self._live(info)
                 changes.prefilled.append(request_id)
         if not self.outstanding and not self.carry:
-            self._ahead = 0
+            self.waiting.settle()
 
     def _live(self, info: RequestInfo) -> LiveRequest:
         return LiveRequest(info, self.feasible_tpot_s(info), self.decode_steps)
@@ -260,16 +262,13 @@ class InstanceView:
     def _reconcile(self, members: tuple[RequestProgress, ...], at_s: float) -> list[str]:
         named = {member.request_id for member in members}
         gone = [r for g in (self.fresh, self.running, self.carry) for r in g if r not in named]
-        gone += [r for r in self._granted_before(at_s - GRANT_TIMEOUT_S) if r not in named]
+        gone += self.grants.unnamed(named, self.outstanding, at_s)
         for request_id in gone:
             self.forget(request_id)
         for member in members:
-            self._adopt(member, at_s)
+            if not member.background:  # those are `BackgroundDesk`'s
+                self._adopt(member, at_s)
         return gone
-
-    def _granted_before(self, at_s: float) -> list[str]:
-        self._granted_s = {r: s for r, s in self._granted_s.items() if r in self.outstanding}
-        return [r for r, granted_s in self._granted_s.items() if granted_s < at_s]
 
     def _adopt(self, member: RequestProgress, at_s: float) -> None:
         """Believes a full report about a request that is unknown, or known otherwise."""
