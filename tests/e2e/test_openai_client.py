@@ -178,7 +178,7 @@ def test_errors_are_the_clients_own_exceptions(client: OpenAI) -> None:
 
 
 def test_health_readiness_and_metrics(torch_cluster: Cluster) -> None:
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/health"):
         assert httpx.get(torch_cluster.url + path).status_code == 200
     assert torch_cluster.metric("gateway", "rondo_requests_total") > 0
     assert torch_cluster.metric("gateway", "rondo_live_answers") == 0

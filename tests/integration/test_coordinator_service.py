@@ -285,6 +285,6 @@ async def test_predictions_are_compared_with_what_came_of_them(stage: Stage) -> 
     for latency in ("ttft", "tpot"):
         assert metric(registry, f"{name}_count", latency=latency) == 2
     assert abs(metric(registry, f"{name}_sum", latency="tpot")) < 0.02
-    steps = {"instance": "w0", "kind": "decode"}
+    steps = {"instance_id": "w0", "kind": "decode"}
     assert 0 < metric(registry, "rondo_step_prediction_error_ratio", **steps) < 0.5
     assert 0.5 < metric(registry, "rondo_step_prediction_factor", **steps) < 2.0

@@ -173,7 +173,7 @@ async def test_a_restart_of_the_bus_ends_in_answers_or_typed_errors(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where the report of a whole answer was lost, the policy keeps its grant for this time.
-    monkeypatch.setattr("rondo.policy.view.GRANT_TIMEOUT_S", 1.5)
+    monkeypatch.setattr("rondo.policy.grants.GRANT_TIMEOUT_S", 1.5)
     [gateway] = await cluster(stage)
     assert isinstance(stage.harness, NatsHarness)
     asked = questions(50, seed=2, max_answer=300)

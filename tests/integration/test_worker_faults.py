@@ -169,7 +169,8 @@ async def test_a_long_step_is_no_silence(stage: Stage, monkeypatch: pytest.Monke
 
 async def test_what_a_turn_had_no_time_for_is_left_over(stage: Stage) -> None:
     boss = await boss_of(stage)
-    await stage.worker(profile=steps_of(20.0, 2.0))
+    # It must be running still when a loaded machine gets to the turn: 5 s.
+    await stage.worker(profile=steps_of(20.0, 10.0))
     await boss.prompt("runs", 500)
     await boss.grant("runs")
     await boss.some("runs", 2)

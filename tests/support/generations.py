@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer, decoders, models
 
+from rondo import tracing
 from rondo.bus.protocol import Bus
 from rondo.errors import RondoError
 from rondo.types import FinishReason, Slo
@@ -59,6 +60,8 @@ class Gateway:
         stops: tuple[str, ...] = (),
         ignore_eos: bool = True,
         slo: Slo = SLO,
+        span: tracing.Span = tracing.NOTHING,
+        background: bool = False,
     ) -> Generation:
         """An answer that is not asked for yet."""
         prompt = Prompt(
@@ -71,6 +74,8 @@ class Gateway:
             rules=TextRules(stops=stops),
             ignore_eos=ignore_eos,
             arrival_s=time.monotonic(),
+            span=span,
+            background=background,
         )
         return Generation(self.links, prompt, self.tokenizer)
 

@@ -180,6 +180,7 @@ class Stage:
             max_running=max_running,
             max_prefill_tokens=512,
             eos_token_ids=spec.eos_token_ids,
+            step_cost=profile,
         )
         record = m.InstanceRecord(
             instance_id=instance_id,

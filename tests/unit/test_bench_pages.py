@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rondo_bench.control import cmd as control
 from rondo_bench.control.bus_cost import BusCost
 from rondo_bench.control.measure import Admissions, Idle
@@ -47,14 +49,28 @@ def test_the_control_page_judges_every_bar() -> None:
     slow = Admissions(per_s=500.0, p50_s=0.001, p99_s=0.006, coordinator_cpu_us=100.0)
     busy = Idle(coordinator=0.01, gateway=0.03, nats=0.0, messages_per_s=64.0)
     found = {64: control.Rounds([fast, slow, fast], [slow] * 3, [busy] * 3)}
-    cost = BusCost(tokens=1000, frames=100, reports=10, messages=110, bytes=50_000)
+    cost = BusCost(requests=10, tokens=1000, frames=100, reports=10, messages=140, bytes=50_000)
     options = control.Options(sizes=(64,), rate=200.0, clients=16, duration_s=1.0, rounds=3)
     page = control.as_markdown(found, [cost], options)
     assert "| admission p99 at 64 instances, ms | 5 | 4.00 | met |" in page
     assert "| idle CPU of the coordinator at 64, % of a core | 2 | 1.00 | met |" in page
     assert "| idle CPU of the gateway at 64, % of a core | 2 | 3.00 | **missed** |" in page
     assert "| messages an engine step and gateway | 1.2 | 1.10 | met |" in page
-    assert "| 1,000 | 100 | 10 | 1.10 | 0.110 | 50 |" in page
+    assert "| 1,000 | 100 | 10 | 1.10 | 3.00 | 0.140 | 50 |" in page
+    assert "flame" not in page
+
+
+def test_the_control_page_shows_the_flame_graphs_that_were_drawn() -> None:
+    one = Admissions(per_s=500.0, p50_s=0.001, p99_s=0.004, coordinator_cpu_us=100.0)
+    idle = Idle(coordinator=0.01, gateway=0.01, nats=0.0, messages_per_s=64.0)
+    cost = BusCost(requests=1, tokens=1, frames=1, reports=0, messages=1, bytes=1)
+    options = control.Options(
+        sizes=(4, 64), rate=1.0, clients=1, duration_s=1.0, rounds=1, flames=Path("docs/results")
+    )
+    found = {size: control.Rounds([one], [one], [idle]) for size in options.sizes}
+    page = control.as_markdown(found, [cost], options)
+    assert "--flames docs/results" in page
+    assert "[64](flame-coordinator-64.svg)" in page
 
 
 def test_a_span_shows_how_far_rounds_are_apart() -> None:

@@ -16,12 +16,15 @@ from rondo_bench.control import cmd as control_cmd
 from rondo_bench.elastic import cmd as elastic_cmd
 from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
+from rondo_bench.goodput_real import cmd as real_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
 from rondo_bench.load import cmd as load_cmd
 from rondo_bench.parity import cmd as parity_cmd
 from rondo_bench.report import cmd as report_cmd
 from rondo_bench.sim import commands as sim_commands
+from rondo_bench.slack import cmd as slack_cmd
 from rondo_bench.streaming import cmd as streaming_cmd
+from rondo_bench.tdpipe import cmd as tdpipe_cmd
 
 
 def main() -> int:
@@ -53,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     control_cmd.add_parser(commands)
     slow_clients.add_parser(commands)
     elastic_cmd.add_parser(commands)
+    real_cmd.add_parser(commands)
+    tdpipe_cmd.add_parser(commands)
+    slack_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(
         "latency",

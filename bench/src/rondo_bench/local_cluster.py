@@ -21,10 +21,10 @@ class ClusterFailed(PeerError):
 
 @asynccontextmanager
 async def local_cluster(
-    run_dir: Path, options: list[str], env: Mapping[str, str]
+    run_dir: Path, options: list[str], env: Mapping[str, str], python: str = sys.executable
 ) -> AsyncIterator[str]:
-    """Yields the API's address; stops everything afterwards."""
-    command = [sys.executable, "-m", "rondo.local.cli", "up", "--port", "0"]
+    """Yields the API's address; stops everything afterwards. `python` is that of its venv."""
+    command = [python, "-m", "rondo.local.cli", "up", "--port", "0"]
     process = await asyncio.create_subprocess_exec(
         *command,
         "--run-dir",

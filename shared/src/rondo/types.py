@@ -83,12 +83,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class KvOccupancy(msgspec.Struct, frozen=True, kw_only=True):
     """KV blocks of an instance: total = used + free; `reserved` is the part of free (or more,
-    when predictions were short) that admitted requests are expected to grow into."""
+    when predictions were short) that admitted requests are expected to grow into; `background` is
+    the part of used that background requests give up as soon as others want it."""
 
     total_blocks: int
     used_blocks: int
     free_blocks: int
     reserved_blocks: int
+    background_blocks: int = 0
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,8 +123,9 @@ class MacroLoad(msgspec.Struct, frozen=True, kw_only=True):
     num_refused: int = 0
 
 
-class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scheduler knows of a request. `arrival_s` is on the scheduler's own clock."""
+class RequestInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a scheduler knows of a request. `arrival_s` is on the scheduler's own clock; what is
+    `background` runs only in what others leave over."""
 
     request_id: str
     prompt_tokens: int
@@ -130,9 +133,10 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     predicted_tokens: int
     slo: Slo
     arrival_s: float
+    background: bool = False
 
 
-class RequestProgress(msgspec.Struct, frozen=True, kw_only=True):
+class RequestProgress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A live request as its instance sees it, complete enough to rebuild a scheduler from.
 
     `granted` is False while its prompt waits there without a turn. `decode_age_s` is the time since
@@ -148,6 +152,7 @@ class RequestProgress(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float
     decode_age_s: float | None
     granted: bool = True
+    background: bool = False
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
@@ -175,8 +180,9 @@ class FoundPrefix(msgspec.Struct, frozen=True, array_like=True):
 class StepStat(msgspec.Struct, frozen=True, array_like=True):
     """One engine step: its phase, wall time, sequences, new tokens, cached tokens before them.
 
-    The last four are what a LatencyModel predicts its time from (`LatencyModel.step_s`);
-    `num_tokens` counts prompt tokens and one for each sequence that decodes.
+    From `prompt_tokens` to `context_tokens` they are what a LatencyModel predicts its time from;
+    `num_tokens` counts prompt tokens and one for each sequence that decodes. Of these,
+    `background_tokens` are of background requests; where there are any, all prompt tokens are.
     """
 
     phase: Phase
@@ -187,6 +193,7 @@ class StepStat(msgspec.Struct, frozen=True, array_like=True):
     pairs: int
     num_decodes: int
     context_tokens: int
+    background_tokens: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from rondo.bus.protocol import Incoming
 from rondo.errors import PeerError
 from rondo.local.model_folder import find_model
 from rondo.local.nats_server import NatsServer
-from rondo.wire.messages import StepReport, TokenFrame
+from rondo.wire.messages import StepReport, TokenFrame, TurnBegan, TurnEnded
 from rondo_bench.control.cluster import PROFILE
 from rondo_bench.load.client import LoadClient, Target
 from rondo_bench.load.prompts import BodyShape
@@ -34,14 +34,26 @@ class NotServed(PeerError):
 class BusCost:
     """Of serving, admission and all: every message that any program sent, counted once.
 
-    `frames` are engine steps that gave a gateway tokens; with one gateway, steps.
+    `frames` are engine steps that gave a gateway tokens; with one gateway, steps. `reports` are all
+    that instances told the coordinator: of steps, of turns, and that they live.
     """
 
+    requests: int
     tokens: int
     frames: int
     reports: int
     messages: int
     bytes: int
+
+    @property
+    def per_step(self) -> float:
+        """Messages that instances send, for each engine step and gateway."""
+        return (self.frames + self.reports) / self.frames
+
+    @property
+    def per_request(self) -> float:
+        """All others, for each request: its admission, its prompt, and what observers are told."""
+        return (self.messages - self.frames - self.reports) / self.requests
 
 
 class _Observer:
@@ -53,7 +65,7 @@ class _Observer:
     def take(self, incoming: Incoming) -> None:
         """One message."""
         self.frames += isinstance(incoming.message, TokenFrame)
-        self.reports += isinstance(incoming.message, StepReport)
+        self.reports += isinstance(incoming.message, StepReport | TurnBegan | TurnEnded)
 
 
 async def bus_cost(num_instances: int, num_streams: int, output_tokens: int) -> BusCost:
@@ -102,6 +114,7 @@ async def _count(
     if failed := [one for one in outcomes if not one.completed]:
         raise NotServed(f"{len(failed)} of {num_streams}: {failed[0].error}")
     return BusCost(
+        requests=len(outcomes),
         tokens=sum(one.num_tokens for one in outcomes),
         frames=observer.frames,
         reports=observer.reports,

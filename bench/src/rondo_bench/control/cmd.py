@@ -13,12 +13,14 @@ from statistics import median
 import uvloop
 
 from rondo.errors import ConfigError
+from rondo_bench.control import flames
 from rondo_bench.control.bus_cost import BusCost, bus_cost
 from rondo_bench.control.cluster import control_plane
 from rondo_bench.control.measure import Admissions, Idle, closed_loop, idle, open_loop
 from rondo_bench.machine import machine, span, versions
 
 SIZES = (4, 16, 64, 256)
+FLAME_SEED = 1000
 #: The bars.
 BAR_SIZE, BAR_ADMISSION_MS, BAR_IDLE, BAR_MESSAGES = 64, 5.0, 0.02, 1.2
 NOTES = """\
@@ -31,8 +33,10 @@ of one token; *most* is a closed loop: the benchmark's process, with all instanc
 the cores and is part of that limit. *CPU* is all that the coordinator did over the number of
 admissions. *Idle*: shares of a core while nothing is asked and instances say each second that they
 live. *Bus*: a cluster as `rondo up` starts it, by nats-server's own count of what came in; a
-message to several is counted once. A frame is what an engine step sends a gateway. Latencies of a
-machine on which the load average shows other work are that work's.""".splitlines()
+message to several is counted once. A frame is what an engine step sends a gateway; *messages a
+step* are frames and everything that instances report, over frames; *others a request* are Submit
+and its answer, the prompt, the turn's grant and the events for observers, over requests. Latencies
+of a machine on which the load average shows other work are that work's.""".splitlines()
 
 
 @dataclass(slots=True)
@@ -53,6 +57,7 @@ class Options:
     clients: int
     duration_s: float
     rounds: int
+    flames: Path | None = None
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -69,6 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--duration-s", type=float, default=10.0, metavar="X", help="of each measurement")
     add("--rounds", type=int, default=3, metavar="N")
     add("--json", action="store_true", help="print one JSON object and nothing else")
+    add("--flames", type=Path, default=None, metavar="DIR", help=flames.HELP)
     add("--write", type=Path, default=None, help="Markdown file to write, too")
     parser.set_defaults(run=run)
 
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         clients=args.clients,
         duration_s=args.duration_s,
         rounds=args.rounds,
+        flames=args.flames,
     )
     found, costs = uvloop.run(measure(options, lambda line: print(line, file=sys.stderr)))
     report = as_markdown(found, costs, options)
@@ -114,6 +121,10 @@ async def measure(
                 rounds.idle.append(await idle(control, options.duration_s))
                 offered = await open_loop(control, options.rate, options.duration_s, number)
                 rounds.offered.append(offered)
+                if options.flames and number == 0:  # apart, for it takes time of its own
+                    page = options.flames / flames.flame_name(size)
+                    async with flames.flame_graph(control.coordinator_pid, page):
+                        await open_loop(control, options.rate, options.duration_s, FLAME_SEED)
                 most = await closed_loop(control, options.clients, options.duration_s, number)
                 rounds.most.append(most)
             say(f"{size} instances: p99 {offered.p99_s * 1e3:.1f} ms, {most.per_s:.0f}/s at most")
@@ -128,6 +139,11 @@ def as_markdown(found: dict[int, Rounds], costs: Sequence[BusCost], options: Opt
         f"rondo-bench control --instances {shape} --rate {options.rate:g} --clients "
         f"{options.clients} --duration-s {options.duration_s:g} --rounds {options.rounds}"
     )
+    drawn: list[str] = []
+    if options.flames:
+        command += f" --flames {options.flames}"
+        links = ", ".join(f"[{size}]({flames.flame_name(size)})" for size in options.sizes)
+        drawn = [f"What the coordinator does under the offered load, by instances: {links}.", ""]
     return "\n".join(
         [
             "# Control plane",
@@ -143,12 +159,14 @@ def as_markdown(found: dict[int, Rounds], costs: Sequence[BusCost], options: Opt
             "|---:|---:|---:|---:|---:|",
             *[_idle_row(size, rounds) for size, rounds in found.items()],
             "",
-            "| tokens | frames | reports | messages a frame | messages a token | bytes a token |",
-            "|---:|---:|---:|---:|---:|---:|",
+            "| tokens | frames | reports | messages a step | others a request | all a token "
+            "| bytes a token |",
+            "|---:|---:|---:|---:|---:|---:|---:|",
             *[_bus_row(cost) for cost in costs],
             "",
             *_verdicts(found, costs),
             "",
+            *drawn,
             *NOTES,
         ]
     )
@@ -176,8 +194,10 @@ def _idle_row(size: int, rounds: Rounds) -> str:
 
 def _bus_row(cost: BusCost) -> str:
     counts = f"| {cost.tokens:,} | {cost.frames:,} | {cost.reports:,} "
-    ratios = f"| {cost.messages / cost.frames:.2f} | {cost.messages / cost.tokens:.3f} "
-    return counts + ratios + f"| {cost.bytes / cost.tokens:.0f} |"
+    ratios = f"| {cost.per_step:.2f} | {cost.per_request:.2f} "
+    return (
+        counts + ratios + f"| {cost.messages / cost.tokens:.3f} | {cost.bytes / cost.tokens:.0f} |"
+    )
 
 
 def _verdicts(found: dict[int, Rounds], costs: Sequence[BusCost]) -> list[str]:
@@ -192,7 +212,7 @@ def _verdicts(found: dict[int, Rounds], costs: Sequence[BusCost]) -> list[str]:
         share = median(getattr(one, name) for one in largest.idle)
         what = f"idle CPU of the {name} at {max(found)}, % of a core"
         lines.append(_verdict(what, share * 100, BAR_IDLE * 100))
-    per_step = median(cost.messages / cost.frames for cost in costs)
+    per_step = median(cost.per_step for cost in costs)
     return [*lines, _verdict("messages an engine step and gateway", per_step, BAR_MESSAGES)]
 
 

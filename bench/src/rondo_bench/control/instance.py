@@ -27,6 +27,7 @@ from rondo.wire.messages import (
     InstanceRecord,
     Message,
     Rejoin,
+    ReportOften,
     Run,
     SendFullReport,
     StepReport,
@@ -41,6 +42,7 @@ from rondo.wire.messages import (
 
 #: As of workers.
 HEARTBEAT_S = 1.0
+LEISURE_S = 0.25
 COALESCE_S = 0.02
 MAX_RUNNING = 256
 MAX_PREFILL_TOKENS = 4096
@@ -89,6 +91,7 @@ class BusInstance:
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._held: list[StepStat] = []
+        self._often_until_s = float("-inf")
         self._flush: asyncio.TimerHandle | None = None
 
     async def start(self, bus: Bus) -> None:
@@ -144,6 +147,10 @@ class BusInstance:
                 self._wake()
             case CancelRun(request_id=request_id):
                 self._forget(request_id)
+            case ReportOften(for_s=for_s):
+                self._often_until_s = time.monotonic() + for_s
+                if self._held:
+                    self._report()
             case SendFullReport() | Rejoin():
                 self._obey(message.macro_id, message.epoch)
                 self._report(full=True)
@@ -187,7 +194,9 @@ class BusInstance:
         if outcome.prefilled or outcome.started or outcome.finished:
             self._report(outcome)
         elif self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(COALESCE_S, self._report)
+            often = time.monotonic() < self._often_until_s
+            delay_s = COALESCE_S if often else LEISURE_S
+            self._flush = asyncio.get_running_loop().call_later(delay_s, self._report)
         self._step()
 
     # Messages out

@@ -25,6 +25,7 @@ from rondo.types import Slo
 from rondo_bench.load.events import BadEvent, EventReader
 from rondo_bench.load.outcomes import Ending, Outcome
 from rondo_bench.load.prompts import BodyShape
+from rondo_bench.load.shortest_queue import ShortestQueue
 from rondo_bench.sim.records import Arrival
 
 #: HTTP statuses of a refusal.
@@ -38,18 +39,26 @@ ERROR_CHARS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where requests go and how they look. `slo` is the objective of those that bring none."""
+    """Where requests go and how they look.
+
+    Args:
+        slo: the objective of requests that bring none.
+        replicas: further servers like that of `base_url`; each request goes to the one with the
+            fewest under way.
+    """
 
     base_url: str
     shape: BodyShape
     slo: Slo | None = None
     timeout_s: float = 600.0
     api_key: str | None = None
+    replicas: tuple[str, ...] = ()
 
     @property
-    def url(self) -> str:
-        """Of the endpoint."""
-        return self.base_url.rstrip("/").removesuffix("/v1") + self.shape.path
+    def urls(self) -> list[str]:
+        """Of the endpoint, on every server."""
+        servers = (self.base_url, *self.replicas)
+        return [url.rstrip("/").removesuffix("/v1") + self.shape.path for url in servers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +106,7 @@ class LoadClient:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._servers = ShortestQueue(target.urls)
         self._headers = {"content-type": "application/json"}
         if target.api_key:
             self._headers["authorization"] = f"Bearer {target.api_key}"
@@ -167,21 +177,23 @@ class LoadClient:
 
     async def _ask(self, run: _Run, outcome: Outcome, body: bytes) -> None:
         outcome.sent_s = run.now_s()
+        server = self._servers.take()
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                await self._stream(run, outcome, body)
+                await self._stream(run, outcome, self._servers.url(server), body)
         except TimeoutError:
             outcome.ending = Ending.TIMED_OUT
             outcome.error = f"not complete after {self._target.timeout_s:g} s"
         except (aiohttp.ClientError, OSError, BadEvent) as error:
             outcome.ending, outcome.error = Ending.BROKEN, f"{type(error).__name__}: {error}"
+        finally:
+            self._servers.ended(server)
         outcome.ended_s = run.now_s()
         run.ended(outcome)
 
-    async def _stream(self, run: _Run, outcome: Outcome, body: bytes) -> None:
+    async def _stream(self, run: _Run, outcome: Outcome, url: str, body: bytes) -> None:
         assert self._session is not None  # made on entering
-        url, headers = self._target.url, self._headers
-        async with self._session.post(url, data=body, headers=headers) as response:
+        async with self._session.post(url, data=body, headers=self._headers) as response:
             outcome.status = response.status
             if response.status != 200:
                 outcome.ending = Ending.REFUSED if response.status in REFUSED else Ending.ERROR

@@ -25,6 +25,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """All of them; names that `simulate` has mean the same."""
     add = parser.add_argument
     add("--base-url", metavar="URL", help="of an OpenAI-compatible server")
+    add(
+        "--replica",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a further server like it: requests go to the one with the fewest under way",
+    )
     add("--model", metavar="NAME", help="as the server calls it")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--lengths", metavar="CSV", help="prompt and answer lengths to draw from")
@@ -86,6 +93,7 @@ def target_of(args: argparse.Namespace) -> Target:
         slo=slo_of(args),
         timeout_s=args.timeout_s,
         api_key=args.api_key,
+        replicas=tuple(args.replica),
     )
 
 

@@ -126,6 +126,7 @@ class SimCluster:
             predicted_tokens=self._predictor.predict(arrival),
             slo=record.slo,
             arrival_s=self.clock.now_s,
+            background=arrival.background,
         )
         self._infos[arrival.request_id] = info
         self._ask(info)
@@ -160,6 +161,7 @@ class SimCluster:
             predicted_tokens=info.predicted_tokens,
             slo=info.slo,
             arrival_s=info.arrival_s,
+            background=info.background,
         )
         instance = self.instances[int(admit.instance_id[1:])]
         if instance.alive:

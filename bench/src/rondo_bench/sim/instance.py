@@ -60,6 +60,7 @@ class SimInstance:
             KvLedger(latency.num_blocks, latency.block_size),
             max_running=max_running,
             max_prefill_tokens=max_prefill_tokens,
+            step_cost=latency,
         )
         self.info = events.InstanceInfo(
             instance_id=record.instance_id,
@@ -193,6 +194,7 @@ class SimInstance:
         record = self.record
         record.num_steps += 1
         record.busy_s += duration_s
+        record.background_tokens += plan.background_tokens
         record.num_preempted = self.scheduler.num_preempted
         if plan.phase is Phase.PREFILL:
             record.prefill_s += duration_s

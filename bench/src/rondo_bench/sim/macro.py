@@ -77,7 +77,7 @@ class SimMacro:
         """Requests that wait for admission here."""
         policy = self.policy
         assert isinstance(policy, MacroState)
-        return [request.request_id for request in policy.pending]
+        return [*(request.request_id for request in policy.pending), *policy.background.pending]
 
     def summary(self) -> MacroSummary:
         """What the overall scheduler is told."""

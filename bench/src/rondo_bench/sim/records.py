@@ -27,6 +27,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_tokens: int
     predicted_tokens: int | None = None
     slo: Slo | None = None
+    background: bool = False
 
 
 @dataclass(slots=True)
@@ -147,6 +148,7 @@ class InstanceRecord:
     fused_s: float = 0.0
     num_steps: int = 0
     num_preempted: int = 0
+    background_tokens: int = 0
     total_blocks: int = 0
     spans: list[PhaseSpan] = field(default_factory=list)
     kv: list[KvSample] = field(default_factory=list)

@@ -42,6 +42,10 @@ class WrappedPolicy:
         """As MacroScheduler."""
         return self.policy.mean_saved_tpot_s(at_s)
 
+    def saved_tpot_s(self, at_s: float) -> Mapping[str, tuple[float, float]]:
+        """As MacroScheduler."""
+        return self.policy.saved_tpot_s(at_s)
+
     def check_invariants(self) -> None:
         """As MacroScheduler."""
         self.policy.check_invariants()

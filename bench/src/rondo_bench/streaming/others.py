@@ -87,10 +87,10 @@ async def vllm_server(python: Path, core: int, engine_core: int) -> AsyncIterato
             HOME=scratch,
         )
         log = Path(scratch) / "log"
-        async with _process(command, env, log) as pid:
+        async with child_process(command, env, log) as pid:
             await until_ready(pid, f"http://127.0.0.1:{port}/health", log)
             pin(pid, core)  # not before: starting takes all cores
-            for child in _descendants(pid):
+            for child in descendants(pid):
                 pin(child, engine_core)
             yield Other(f"http://127.0.0.1:{port}", model.name, (pid,), marked=True)
 
@@ -119,9 +119,9 @@ async def litellm_proxy(python: Path, core: int, backend_core: int) -> AsyncIter
                 HOME=scratch,
             )
             log = Path(scratch) / "log"
-            async with _process(command, env, log) as pid:
+            async with child_process(command, env, log) as pid:
                 await until_ready(pid, f"http://127.0.0.1:{port}/health/liveliness", log)
-                pids = (pid, *_descendants(pid))
+                pids = (pid, *descendants(pid))
                 for one in pids:
                     pin(one, core)
                 yield Other(f"http://127.0.0.1:{port}", model, pids, key)
@@ -154,7 +154,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def _process(command: Sequence[str], env: dict[str, str], log: Path) -> AsyncIterator[int]:
+async def child_process(
+    command: Sequence[str], env: dict[str, str], log: Path
+) -> AsyncIterator[int]:
+    """Runs a program while the block lasts, its words into `log`; its process id."""
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             *command, env=env, stdout=out, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
@@ -162,7 +165,7 @@ async def _process(command: Sequence[str], env: dict[str, str], log: Path) -> As
     try:
         yield process.pid
     finally:
-        children = _descendants(process.pid)
+        children = descendants(process.pid)
         if process.returncode is None:
             process.terminate()
             with contextlib.suppress(TimeoutError):
@@ -200,11 +203,11 @@ def _end_of(log: Path | None) -> str:
     return f": {log.read_text(errors='replace')[-1500:]}" if log else ""
 
 
-def _descendants(pid: int) -> tuple[int, ...]:
+def descendants(pid: int) -> tuple[int, ...]:
     """Children and theirs, as far as they are there now."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, path.read_text().split()):
-                found += [child, *_descendants(child)]
+                found += [child, *descendants(child)]
     return tuple(found)

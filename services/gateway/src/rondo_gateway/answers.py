@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
@@ -21,6 +21,7 @@ from rondo.types import FinishReason
 from rondo.wire.messages import FirstToken, Message, Resync, TokenDelta, TokenFrame
 from rondo_gateway.errors import invalid
 from rondo_gateway.metrics import GatewayMetrics
+from rondo_gateway.news import News
 
 log = logging.getLogger("rondo.gateway")
 
@@ -31,52 +32,8 @@ _PARAMS = {"prompt_logprobs": "echo"}
 #: How long a worker has to answer for itself when the cluster says that it is gone.
 DOUBT_S = 1.0
 
-
-class _News:
-    """Wakes one reader; made for one that waits again and again, and is mostly woken soon.
-
-    The timer is set once and looks, when it fires, how long the reader has really waited: setting
-    and cancelling one for each token is dearer than all the rest of the waiting.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[bool] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = self._due_at = 0.0
-
-    def wait(self, timeout_s: float) -> asyncio.Future[bool]:
-        """To be awaited: the next `wake`; False when it did not come in time."""
-        self._due_at = self._loop.time() + timeout_s
-        if self._timer is None or self._timer_at > self._due_at:
-            self._set_timer()
-        self._waiter = self._loop.create_future()
-        return self._waiter
-
-    def wake(self) -> None:
-        """Ends the wait that is under way, if there is one."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
-
-    def close(self) -> None:
-        """There is no other wait."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _set_timer(self) -> None:
-        self.close()
-        self._timer_at = self._due_at
-        self._timer = self._loop.call_at(self._due_at, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._waiter is None or self._waiter.done():
-            return
-        if self._loop.time() < self._due_at:
-            self._set_timer()
-        else:
-            self._waiter.set_result(False)
+#: Takes new tokens at once; whether it takes more.
+Relay = Callable[[Sequence[int]], bool]
 
 
 class Answer:
@@ -93,23 +50,27 @@ class Answer:
         self.finish: FinishReason | None = None
         self.num_tokens = 0
         self._ask = ask
-        self._error: RondoError | None = None
+        self._error: Exception | None = None
         self.first: FirstToken | None = None
         self.params: dict[str, str] = {}
         """What clients call that which engines may refuse."""
         self._buffer: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._read_logprobs: list[TokenLogprobs] = []
-        self._news = _News()
+        self._news = News()
         self._unanswered = 0
         self._asked_at = -1
         self._doubted = False
+        self._heard_s = 0.0  # when the reader last got tokens, or began to wait for the first
+        self._relay: Relay | None = None
 
     def take(self, delta: TokenDelta) -> None:
         """New tokens, maybe with some that are known, maybe after some that are missing."""
         self._unanswered = 0
         self._doubted = False
         if self.finish or self._error:
+            return
+        if self._relay is not None and self._relayed(delta, self._relay):
             return
         if delta.index > self.num_tokens:
             self.ask_for_hole()
@@ -131,6 +92,35 @@ class Answer:
         elif delta.finish:
             self.finish = delta.finish
         self._news.wake()
+
+    def relay(self, relay: Relay) -> None:
+        """Has tokens that come while the reader waits handed over at once, which saves waking it.
+
+        Until `relay` returns False; all other news still go to the reader.
+        """
+        self._relay = relay
+
+    def _relayed(self, delta: TokenDelta, relay: Relay) -> bool:
+        """Hands plain new tokens over; False when they are for the reader."""
+        if (
+            delta.index != self.num_tokens
+            or delta.finish is not None
+            or delta.error is not None
+            or delta.logprobs is not None
+            or delta.first is not None
+            or not self._news.awaited
+        ):
+            return False
+        self.num_tokens += len(delta.tokens)
+        self._heard_s = time.monotonic()
+        self._news.put_off()
+        try:
+            if not relay(delta.tokens):
+                self._relay = None
+        except Exception as error:  # raised where the reader is, as if it had done that itself
+            self._error = error
+            self._news.wake()
+        return True
 
     def _refuse(self, what: str, problem: str) -> None:
         param = self.params.get(what, _PARAMS.get(what, what))
@@ -157,6 +147,7 @@ class Answer:
 
     def close(self) -> None:
         """Nobody reads any more."""
+        self._relay = None
         self._news.close()
 
     def lost(self) -> None:
@@ -185,18 +176,18 @@ class Answer:
 
     async def first_token(self, stall_s: float, patience_s: float) -> None:
         """Waits for tokens that were not read, or for the end; see `read`."""
-        deadline_s = time.monotonic() + patience_s
+        self._heard_s = time.monotonic()
         while not self._buffer:
             if self._error:
                 raise self._error
             if self.finish:
                 return
             if not await self._news.wait(DOUBT_S if self._doubted else stall_s):
-                self._stalled(deadline_s)
+                self._stalled(patience_s)
 
-    def _stalled(self, deadline_s: float) -> None:
+    def _stalled(self, patience_s: float) -> None:
         silent = self._doubted or self._unanswered >= MAX_UNANSWERED
-        if silent or time.monotonic() > deadline_s:
+        if silent or time.monotonic() > self._heard_s + patience_s:
             self.lost()
             return
         self._unanswered += 1

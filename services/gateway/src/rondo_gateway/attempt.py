@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
+from rondo import tracing
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus
 from rondo.errors import (
@@ -33,7 +35,8 @@ from rondo.wire.messages import (
     Run,
     Submit,
 )
-from rondo_gateway.answers import Answers
+from rondo_gateway.answers import Answers, Relay
+from rondo_gateway.console.answered import AnswerNews
 from rondo_gateway.directory import Directory
 from rondo_gateway.lengths import OutputLengths
 from rondo_gateway.metrics import GatewayMetrics
@@ -64,6 +67,8 @@ class Prompt:
     ignore_eos: bool
     arrival_s: float
     grammar_param: str = "response_format"
+    span: tracing.Span = tracing.NOTHING
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Links:
     lengths: OutputLengths
     metrics: GatewayMetrics
     settings: GatewaySettings
+    news: AnswerNews = field(default_factory=AnswerNews)
 
 
 class Attempt:
@@ -93,13 +99,21 @@ class Attempt:
         self._answer = links.answers.open(self.request_id)
         self._answer.params["grammar"] = prompt.grammar_param
         self._macro_id = ""  # where it was submitted to
+        self._admission_span = tracing.NOTHING
         predicted = links.lengths.predict(prompt.model, prompt.max_tokens, exact=prompt.ignore_eos)
         self._predicted = max(1, predicted - len(self._done))
+        # In the background it may stand still for as long as others are served.
+        self._patience_s = inf if prompt.background else links.settings.patience_s
 
     @property
     def finish(self) -> FinishReason | None:
         """How the answer ended; tokens may still be unread."""
         return self._answer.finish
+
+    @property
+    def instance_id(self) -> str:
+        """Where it runs; empty before it is admitted."""
+        return self._answer.instance_id or ""
 
     @property
     def num_done(self) -> int:
@@ -126,7 +140,7 @@ class Attempt:
         Raises:
             CapacityError: refused, or not admitted in time. PeerError: the bus failed.
         """
-        admitted = await self._admission()
+        admitted = await self._traced_admission()
         self._answer.instance_id = admitted.instance_id
         await self._links.bus.publish(subjects.run(admitted.instance_id), self._run())
         if not self._links.directory.present(admitted.instance_id):  # it has left meanwhile
@@ -138,8 +152,11 @@ class Attempt:
         Raises:
             InstanceLost, EngineError: there will be no more. ApiError: see `first_token`.
         """
-        settings = self._links.settings
-        return self._answer.read(settings.stall_s, settings.patience_s)
+        return self._answer.read(self._links.settings.stall_s, self._patience_s)
+
+    def relay(self, relay: Relay) -> None:
+        """Has tokens handed over at once; see `Answer.relay`."""
+        self._answer.relay(relay)
 
     async def first_token(self) -> None:
         """Waits until a token or an end of the answer is there; reads nothing.
@@ -147,8 +164,7 @@ class Attempt:
         Raises:
             ApiError: the instance does not do what the request asks for.
         """
-        settings = self._links.settings
-        await self._answer.first_token(settings.stall_s, settings.patience_s)
+        await self._answer.first_token(self._links.settings.stall_s, self._patience_s)
 
     def close(self) -> None:
         """Stops listening; if the answer is not complete, everybody is told to stop."""
@@ -159,6 +175,24 @@ class Attempt:
             links.answers.send(subjects.submit(self._macro_id), cancel)
             if self._answer.instance_id:
                 links.answers.send(subjects.run(self._answer.instance_id), cancel)
+
+    async def _traced_admission(self) -> Admitted:
+        span = self._prompt.span.child("admission", kind=tracing.Kind.CLIENT)
+        self._admission_span = span
+        try:
+            admitted = await self._admission()
+        except BaseException as error:
+            span.end(attributes=self._attributes(), error=type(error).__name__)
+            raise
+        span.end(attributes=self._attributes())
+        return admitted
+
+    def _attributes(self) -> tracing.Attributes:
+        return {
+            "rondo.request_id": self.request_id,
+            "rondo.macro_id": self._macro_id,
+            "rondo.attempt": self.number,
+        }
 
     async def _admission(self) -> Admitted:
         prompt, settings = self._prompt, self._links.settings
@@ -222,6 +256,7 @@ class Attempt:
             predicted_tokens=self._predicted,
             slo=prompt.slo,
             arrival_s=self._arrival_s,
+            background=prompt.background,
         )
 
     def _submit(self) -> Submit:
@@ -234,6 +269,8 @@ class Attempt:
             predicted_tokens=info.predicted_tokens,
             slo=info.slo,
             age_s=time.monotonic() - info.arrival_s,
+            traceparent=self._admission_span.traceparent,
+            background=info.background,
         )
 
     def _run(self) -> Run:
@@ -249,4 +286,6 @@ class Attempt:
             slo=prompt.slo,
             age_s=time.monotonic() - self._arrival_s,
             ignore_eos=prompt.ignore_eos,
+            traceparent=prompt.span.traceparent,
+            background=prompt.background,
         )

@@ -5,6 +5,8 @@ Surface: `app.add_middleware(BodyLimit, max_bytes=...)`. Raw ASGI, so streams pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,20 +19,25 @@ class BodyLimit:
     A Content-Length above the limit is refused without running the application. A body without
     one is counted as it arrives; past the limit the client gets the 413 at once and the
     application is told that the client has gone, whatever it answers then is dropped. The
-    connection stays usable: the server reads the rest of the body and discards it.
+    connection stays usable: the server reads the rest of the body and discards it. `larger` are
+    the limits of paths that have one of their own.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application unless the body is too large."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_bytes)
-        if _declared_length(scope) > self._max_bytes:
+        max_bytes = self._larger.get(scope["path"], self._max_bytes)
+        exchange = _Exchange(scope, receive, send, max_bytes)
+        if _declared_length(scope) > max_bytes:
             await exchange.refuse()
             return
         try:

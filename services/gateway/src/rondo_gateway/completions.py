@@ -22,6 +22,7 @@ from rondo_gateway.generation import Generation, Piece
 from rondo_gateway.ledger import server_timing, slowest
 from rondo_gateway.limits import check_prompt_logprobs, output_limit
 from rondo_gateway.plan import GenerationPlan
+from rondo_gateway.request_span import begin_request, end_request
 from rondo_gateway.responses import (
     DONE,
     Choice,
@@ -43,7 +44,7 @@ STATUS_CLIENT_GONE = 499
 @dataclass(frozen=True, slots=True)
 class Job:
     """One HTTP request, checked and tokenised. `prompts` are token ids, one or several; `texts`
-    what an echo of each shows."""
+    what an echo of each shows; `traceparent` is the client's trace, if it has one."""
 
     kind: Kind
     model: ModelFiles
@@ -53,6 +54,7 @@ class Job:
     plan: GenerationPlan
     arrival_s: float
     texts: Sequence[str] = ()
+    traceparent: str = ""
 
 
 class Completion:
@@ -65,9 +67,11 @@ class Completion:
         )
         self._job = job
         self._prompt_tokens = sum(len(prompt) for prompt in job.prompts)
+        self._span = begin_request(job.kind, job.model.name, job.traceparent, job.arrival_s)
         prompts = self._split(job)
         self._generations = [Generation(links, p, job.model.tokenizer) for p in prompts]
         self._num_tokens = [0] * len(self._generations)
+        self._stream: EventStream | None = None
 
     def _split(self, job: Job) -> list[Prompt]:
         """One prompt a candidate, in the order of the choices' indices.
@@ -97,6 +101,8 @@ class Completion:
                 ignore_eos=plan.ignore_eos,
                 arrival_s=job.arrival_s,
                 grammar_param=plan.grammar_param,
+                span=self._span,
+                background=plan.background,
             )
             for index, sampling in enumerate(plan.samplings)
         ]
@@ -122,7 +128,8 @@ class Completion:
         try:
             await while_connected(request.receive, self.start())
             if self._job.plan.stream:
-                return EventStream(self._frames(), self.close, self.timing())
+                self._stream = EventStream(self._frames(), self.close, self.timing())
+                return self._stream
             choices = await while_connected(request.receive, self._collect_all())
         except ClientGone:
             self.close()
@@ -184,6 +191,7 @@ class Completion:
         try:
             if self._job.kind is Kind.CHAT:
                 yield b"".join(encoder.role(i) for i in range(len(self._generations)))
+            self._relay(encoder)
             async for index, shaped in self.shaped():
                 used = self.usage() if plan.continuous_usage else None
                 if frame := encoder.shaped(index, shaped.deltas, shaped.logprobs, used):
@@ -195,6 +203,20 @@ class Completion:
             yield DONE
         except RondoError as error:
             yield sse_error_frame(to_api_error(error))
+
+    def _relay(self, encoder: ChunkEncoder) -> None:
+        """Of a single choice whose text is not shaped, what is new goes straight to the client."""
+        stream, plan = self._stream, self._job.plan
+        shaped = plan.tools or plan.echo or plan.logprobs is not None or plan.continuous_usage
+        if stream is None or not stream.takes or shaped or len(self._generations) > 1:
+            return
+        chunk = encoder.plain(0)
+
+        def show(text: str, num_tokens: int) -> bool:
+            self._num_tokens[0] = num_tokens
+            return stream.put(chunk(text))
+
+        self._generations[0].relay(show)
 
     async def shaped(self) -> AsyncIterator[tuple[int, Shaped]]:
         """What comes of each choice, by its index, in order of arrival.
@@ -217,9 +239,8 @@ class Completion:
     async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Pieces of all choices in order of arrival."""
         queue: asyncio.Queue[tuple[int, Piece] | RondoError] = asyncio.Queue(maxsize=64)
-        pumps = [
-            asyncio.create_task(self._pump(index, queue)) for index in range(len(self._generations))
-        ]
+        choices = range(len(self._generations))
+        pumps = [asyncio.create_task(self._pump(index, queue)) for index in choices]
         try:
             open_choices = len(pumps)
             while open_choices:
@@ -271,3 +292,9 @@ class Completion:
         """Ends all choices, complete or not; to be called in any case."""
         for generation in self._generations:
             generation.close()
+        if self._span:
+            outcomes = [generation.outcome for generation in self._generations]
+            num_tokens = (self._prompt_tokens, sum(self._num_tokens))
+            end_request(
+                self._span, self._job.kind, self._head, outcomes, num_tokens, self._ledger()
+            )

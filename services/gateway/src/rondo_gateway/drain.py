@@ -49,7 +49,7 @@ class Drain:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(self, send)
-        if self._draining and scope["path"] == "/readyz":
+        if self._draining and scope["path"] in ("/readyz", "/health"):
             body = {"status": "not ready", "problem": "draining: the gateway is stopping"}
             await JSONResponse(body, status_code=503)(scope, receive, exchange.send)
             return

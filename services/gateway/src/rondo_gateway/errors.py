@@ -160,7 +160,9 @@ async def _on_unexpected(request: Request, exc: Exception) -> Response:
 
 
 def _log_failure(request: Request, exc: Exception) -> None:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    # The route as we wrote it: what a client wrote into the path may be anything.
+    route = getattr(request.scope.get("route"), "path", "?")
+    _log.error("request_failed method=%s route=%s", request.method, route, exc_info=exc)
 
 
 async def _on_http_exception(request: Request, exc: Exception) -> Response:

@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from rondo.types import Slo
 from rondo_gateway import slo
 from rondo_gateway.attempt import Links
+from rondo_gateway.background import is_background
 from rondo_gateway.body import Context, GenerationBody
 from rondo_gateway.completions import Completion, Job
 from rondo_gateway.errors import invalid
@@ -57,7 +58,6 @@ class GenerateApi:
         Raises:
             ApiError: the body asks for what cannot be.
         """
-        arrival_s = arrival_of(request)
         model = self._served.find(body.model)
         structure = body.structure()
         tools = plan_tools(body, model, self._links.settings.tool_parser)
@@ -71,11 +71,10 @@ class GenerateApi:
         if tools is not None:
             hide = plan.hide_special and not FORMATS[tools.parser].special
             plan = replace(plan, tools=tools, hide_special=hide)
-        return self._job(Kind.CHAT, model, [prompt], plan, arrival_s, "messages")
+        return self._job(Kind.CHAT, model, [prompt], plan, request, "messages")
 
     async def completions(self, body: CompletionBody, request: Request) -> Response:
         """POST /v1/completions."""
-        arrival_s = arrival_of(request)
         model = self._served.find(body.model)
         prompts = [await self._text_prompt(body, model, prompt) for prompt in body.prompt]
         plan = body.plan(await self._context(body, model, request, body.structure()))
@@ -88,7 +87,7 @@ class GenerateApi:
                 else model.tokenizer.decode(ids, skip_special_tokens=False)
                 for given, ids in zip(body.prompt, prompts, strict=True)
             ]
-        job = self._job(Kind.TEXT, model, prompts, plan, arrival_s, "prompt", texts)
+        job = self._job(Kind.TEXT, model, prompts, plan, request, "prompt", texts)
         return await Completion(self._links, job).respond(request)
 
     async def _chat_prompt(self, body: ChatBody, model: ModelFiles) -> list[int]:
@@ -139,12 +138,15 @@ class GenerateApi:
         model: ModelFiles,
         prompts: Sequence[list[int]],
         plan: GenerationPlan,
-        arrival_s: float,
+        request: Request,
         prompt_param: str,
         texts: Sequence[str] = (),
     ) -> Job:
         limit = self._served.max_model_len(model)
-        return Job(kind, model, limit, prompts, prompt_param, plan, arrival_s, texts)
+        if is_background(request):
+            plan = replace(plan, background=True)
+        arrival_s, trace = arrival_of(request), request.headers.get("traceparent", "")
+        return Job(kind, model, limit, prompts, prompt_param, plan, arrival_s, texts, trace)
 
 
 def _truncated(prompt: list[int], body: GenerationBody) -> list[int]:

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from tokenizers import Tokenizer
@@ -24,6 +24,8 @@ from rondo.types import FinishReason
 from rondo.wire.messages import FirstToken
 from rondo_gateway.attempt import Attempt, Links, Prompt
 from rondo_gateway.ledger import ledger_of
+from rondo_gateway.metrics import EndedAnswer
+from rondo_gateway.security.spent import spend
 from rondo_gateway.text.assembler import AnswerText, Scored
 
 log = logging.getLogger("rondo.gateway")
@@ -32,6 +34,9 @@ log = logging.getLogger("rondo.gateway")
 MAX_ENGINE_ERRORS = 2
 #: Longest pause before an instance is asked for again that a refusal may impose.
 MAX_PAUSE_S = 1.0
+
+#: Shows new text of an answer of so many tokens so far; whether it takes more.
+Show = Callable[[str, int], bool]
 
 
 class Piece(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +63,7 @@ class Generation:
         self._submitted_s: float | None = None
         self._engine_errors = 0
         self._outcome = "cancelled"
+        self._show: Show | None = None
 
     async def start(self) -> None:
         """Waits for admission and sends the prompt.
@@ -82,6 +88,8 @@ class Generation:
         finish: FinishReason | None = None
         try:
             while finish is None:
+                if self._show is not None:
+                    self._attempt.relay(self._relayed)
                 tokens, ended = await self._read()
                 part = self._text.push(tokens, self._logprobs, ended)
                 finish = part.finish
@@ -96,13 +104,48 @@ class Generation:
             self._outcome = type(error).__name__
             raise
 
+    def relay(self, show: Show) -> None:
+        """Has text shown the moment it comes, while `pieces` waits, where nothing is to be done
+        but to show it; it does not come as a piece then.
+
+        Where `show` returns False, `pieces` goes on by itself until it is asked for the next.
+        """
+        if self._text.plain:
+            self._show = show
+
+    def _relayed(self, tokens: Sequence[int]) -> bool:
+        assert self._show is not None  # or nobody would relay
+        text = self._text.add(tokens)
+        self._tokens += tokens
+        self._times.tokens(len(tokens), time.monotonic())
+        return self._show(text, self._times.num_tokens) if text else True
+
     def close(self) -> None:
         """Tells everybody that the answer is over, whether it is complete or not."""
         prompt, links = self._prompt, self._links
         self._attempt.close()
         if self._outcome == FinishReason.STOP.value:
             links.lengths.observe(prompt.model, self._times.num_tokens)
-        links.metrics.ended(prompt.model, self._outcome, len(prompt.tokens), self._times)
+        spend(len(prompt.tokens) + self._times.num_tokens)
+        links.metrics.ended(
+            EndedAnswer(
+                model=prompt.model,
+                outcome=self._outcome,
+                prompt_tokens=len(prompt.tokens),
+                slo=prompt.slo,
+                times=self._times,
+                submitted_s=self._submitted_s,
+                first=self._first,
+            )
+        )
+        if links.news.watched:
+            instance_id, num_tokens = self._attempt.instance_id, self._times.num_tokens
+            links.news.tell(links, prompt, instance_id, self._outcome, num_tokens, self.ledger())
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: a finish reason, `cancelled`, or an error's class; so far `cancelled`."""
+        return self._outcome
 
     @property
     def prompt_logprobs(self) -> Logprobs | None:

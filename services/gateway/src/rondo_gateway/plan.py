@@ -40,6 +40,7 @@ class GenerationPlan:
         hide_special: special tokens have no text.
         tokens_as_ids: tokens are shown as "token_id:17" in logprobs.
         grammar_param: the field that the samplings' grammar came from.
+        background: nobody waits for it (`rondo_gateway.background`).
     """
 
     samplings: tuple[Sampling, ...]
@@ -60,3 +61,4 @@ class GenerationPlan:
     tokens_as_ids: bool = False
     grammar_param: str = "response_format"
     tools: ToolPlan | None = None
+    background: bool = False

@@ -8,7 +8,7 @@ its finish, the usage if asked for, and `DONE`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -171,6 +171,11 @@ class ChunkEncoder:
             return body + self._plain + self._end(used)
         shown = b',"logprobs":' + encode_line(logprobs) + b',"finish_reason":null}'
         return body + self._after + shown + self._end(used)
+
+    def plain(self, index: int) -> Callable[[str], bytes]:
+        """Return what makes chunks with new text and nothing else, as fast as can be."""
+        before, behind = self._choice(index) + self._before, self._plain + self._tail
+        return lambda text: before + encode_line(text) + behind
 
     def shaped(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -12,6 +13,10 @@ from starlette.types import ASGIApp
 
 from rondo.errors import ConfigError
 from rondo.service.sockets import bound
+from rondo_gateway.security.connections import HttpConfig
+from rondo_gateway.security.files import allow_many_files
+from rondo_gateway.security.http_limits import HttpLimits
+from rondo_gateway.security.tls import Tls
 from rondo_gateway.settings import GatewaySettings
 
 #: What a drain has left over is cut within this time.
@@ -25,19 +30,21 @@ class GatewayServer(uvicorn.Server):
         ConfigError: the port is taken, or what was inherited is no socket.
     """
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, tls: Tls | None = None) -> None:
         self._own = bound(settings.http_host, settings.http_port, "RONDO_HTTP_PORT")
         self.port: int = self._own.getsockname()[1]
         """The gateway's own port."""
         self._shared = _inherit(settings.http_fd) if settings.http_fd else None
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        limits = HttpLimits(
+            idle_s=settings.idle_timeout_s,
+            head_s=settings.head_timeout_s,
+            body_s=settings.body_timeout_s,
+            connections=min(settings.max_connections, allow_many_files()),
         )
+        config = HttpConfig(app, limits, tls.context if tls else None, SHUTDOWN_TIMEOUT_S)
         super().__init__(config)
+        # Below that it has a line for every request of a stranger that is none.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self.servers = []  # uvicorn has none before its start
 
     async def run_until_told(self) -> None:
@@ -55,6 +62,7 @@ class GatewayServer(uvicorn.Server):
                 app_state=self.lifespan.state,
             ),
             sock=self._shared,
+            ssl=self.config.ssl,
             backlog=self.config.backlog,
         )
         self.servers.append(listener)

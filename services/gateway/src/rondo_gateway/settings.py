@@ -24,6 +24,7 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="how long a stopping gateway lets its answers finish")
     ] = 30.0
+    demo: Annotated[bool, Meta(description="the console may make load and hurt instances")] = False
     gateway_id: Annotated[str, Meta(description="id on the bus; a random one by default")] = ""
     slo_ttft_ms: Annotated[
         float, Meta(gt=0, description="TTFT objective of requests that name none")
@@ -39,6 +40,38 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
         Meta(description="how models call tools; by their chat templates if empty"),
     ] = ""
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest HTTP body")] = 4 * 2**20
+    file_max_mib: Annotated[int, Meta(ge=1, description="largest file of a batch")] = 200
+    files_max_mib: Annotated[int, Meta(ge=1, description="all files of batches together")] = 1024
+    batch_lines: Annotated[
+        int, Meta(ge=1, le=4096, description="lines of a batch that run side by side")
+    ] = 256
+    keys: Annotated[str, Meta(description="file of API keys; none: everybody may come in")] = ""
+    allow_no_keys: Annotated[
+        bool, Meta(description="others may reach this gateway although it has no keys")
+    ] = False
+    http_tls_cert: Annotated[
+        str, Meta(description="PEM file of the HTTP port's certificate chain; none: no TLS")
+    ] = ""
+    http_tls_key: Annotated[str, Meta(description="PEM file of its private key")] = ""
+    cors_origins: Annotated[
+        str, Meta(description="sites whose pages may call the API, with commas; *: all")
+    ] = ""
+    metrics_access: Annotated[
+        Literal["admin", "open"],
+        Meta(description="who may read /metrics: keys with scope admin, or everybody"),
+    ] = "admin"
+    max_connections: Annotated[
+        int, Meta(ge=1, description="connections at once; the one idle longest makes room")
+    ] = 16_384
+    idle_timeout_s: Annotated[
+        float, Meta(gt=0, description="how long a connection may be without a request")
+    ] = 75.0
+    head_timeout_s: Annotated[
+        float, Meta(gt=0, description="how long the headers of a request may take")
+    ] = 10.0
+    body_timeout_s: Annotated[
+        float, Meta(gt=0, description="how long the body of a request may take")
+    ] = 60.0
     admission_timeout_s: Annotated[
         float, Meta(gt=0, description="how long to wait for admission in all")
     ] = 90.0

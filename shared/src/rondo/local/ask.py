@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,9 @@ import aiohttp
 
 from rondo.errors import PeerError
 from rondo.metrics.lifecycle import Lifecycle
+
+#: The API key of whoever asks, where gateways want one.
+KEY_VARIABLE = "RONDO_API_KEY"
 
 
 class ApiFailed(PeerError):
@@ -51,7 +55,7 @@ async def ask(api_url: str, model: str, question: str) -> None:
     print(f"\n> {question}", flush=True)
     times = Lifecycle(time.monotonic())
     num_tokens = 0
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=_authorization()) as session:
         async for chunk in stream(session, f"{api_url}/v1/chat/completions", body):
             if chunk.get("usage"):
                 num_tokens = chunk["usage"]["completion_tokens"]
@@ -62,6 +66,12 @@ async def ask(api_url: str, model: str, question: str) -> None:
     total_s = time.monotonic() - times.arrival_s
     ttft_ms = (times.ttft_s or total_s) * 1e3
     print(f"\n  [TTFT {ttft_ms:.1f} ms, {num_tokens} tokens, {num_tokens / total_s:.1f} tokens/s]")
+
+
+def _authorization() -> dict[str, str]:
+    """With the user's key, for a cluster that asks for one."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def _message(text: str) -> str:

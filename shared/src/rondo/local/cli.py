@@ -1,4 +1,4 @@
-"""The command line: rondo up | status | events | ask | restart | down | scale."""
+"""The command line: what `rondo --help` lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from rondo.errors import ConfigError, RondoError
-from rondo.local import restart_cmd, scale_cmd
+from rondo.local import batch_cmd, keys_cmd, restart_cmd, scale_cmd, secrets_cmd
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.control import list_programs
@@ -69,12 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     down.set_defaults(run=_down)
     restart_cmd.add_parser(commands, common)
     scale_cmd.add_parser(commands, _until_signal)
+    batch_cmd.add_parser(commands, common)
+    keys_cmd.add_parser(commands)
+    secrets_cmd.add_parser(commands)
     return parser
 
 
 def _add_up(commands: Any, common: argparse.ArgumentParser) -> None:
     up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
-    up.add_argument("--engine", choices=["torch", "vllm", "emulated"], default="torch")
+    up.add_argument("--engine", choices=["torch", "pipeline", "vllm", "emulated"], default="torch")
     up.add_argument("--workers", type=_count, default=2, metavar="N")
     up.add_argument(
         "--coordinators", type=_count, default=2, metavar="N", help="all but one stand by (2)"
@@ -97,6 +100,8 @@ def _add_up(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
+    if os.environ.get("RONDO_HTTP_TLS_CERT"):
+        raise ConfigError("RONDO_HTTP_TLS_CERT", "a cluster of `rondo up` is reached without TLS")
     options = UpOptions(
         engine=args.engine,
         workers=args.workers,

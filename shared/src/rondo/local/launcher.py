@@ -13,7 +13,10 @@ from pathlib import Path
 import aiohttp
 
 from rondo.bus.nats import NatsBus
+from rondo.bus.permissions import OPERATOR
 from rondo.bus.tasks import end_task
+from rondo.bus.tls import CA, CERT, KEY, TlsFiles
+from rondo.bus.url import parse_servers, without_credentials
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
@@ -33,6 +36,7 @@ from rondo.local.model_folder import find_model
 from rondo.local.nats_server import NatsServer
 from rondo.local.programs import HOST, Programs, UpOptions, listen
 from rondo.local.rolling import choose, restart
+from rondo.local.status import connect
 from rondo.scaling.agent import ScalingAgent
 
 READY_TIMEOUT_S = 300.0
@@ -76,7 +80,7 @@ class LocalCluster:
             await self._follow_load()
             if self._nats:
                 self._bus_keeper = asyncio.create_task(self._keep_bus(self._nats))
-            print(f"ready {api_url}", flush=True)
+            print(f"ready {api_url}\nconsole {api_url}/console/", flush=True)
             if options.question:
                 await ask(api_url, self._name, options.question)
                 print(_hint(api_url, self._name), flush=True)
@@ -103,7 +107,7 @@ class LocalCluster:
 
     async def _start_all(self, listener: socket.socket) -> None:
         await self._start_bus()
-        programs = Programs(self._options, self._model, self._name, self._nats_url, listener)
+        programs = Programs(self._options, self._model, self._name, self._bus_url, listener)
         self._fixed = programs.fixed()
         self._workers = LocalInstances(programs.worker, programs.instance_id)
         for _ in range(self._options.workers):
@@ -140,19 +144,27 @@ class LocalCluster:
     async def _start_bus(self) -> None:
         self._nats_url = os.environ.get("NATS_URL", "")
         if self._nats_url:
-            self._progress(f"bus: using {self._nats_url}")
+            shown = ",".join(map(without_credentials, parse_servers(self._nats_url)))
+            self._progress(f"bus: using {shown}")
             return
-        self._nats = NatsServer(self._options.run_dir / "nats")
+        if TlsFiles.from_env(os.environ):
+            raise ConfigError(f"{CA}, {CERT}, {KEY}", "NATS_URL is not set; our own bus has no TLS")
+        demo = os.environ.get("RONDO_DEMO", "").lower() in ("1", "true")
+        self._nats = NatsServer(self._options.run_dir / "nats", demo=demo)
+        self._nats.url_of(OPERATOR)  # nobody finds it open, not even before it has users
         await self._nats.start()
-        self._nats_url = self._nats.url
-        self._progress(f"nats-server ready at {self._nats_url} (pid {self._nats.pid})")
+        self._nats_url = self._nats.url_of(OPERATOR)
+        self._progress(f"nats-server ready at {self._nats.url} (pid {self._nats.pid})")
+
+    def _bus_url(self, user: str) -> str:
+        """NATS_URL of a program; on a bus that is not ours all have the same."""
+        return self._nats.url_of(user) if self._nats else self._nats_url
 
     async def _follow_load(self) -> None:
         """Where the number of workers follows the load, this starts and ends them."""
         if self._options.scale is None or self._workers is None:
             return
-        bus = NatsBus(self._nats_url, name="rondo-up")
-        await bus.connect()
+        bus = await connect(self._nats_url)
         agent = ScalingAgent(bus, self._name, self._workers, self._options.scale[1] + 1)
         self._scaling = bus, agent
         await agent.start()

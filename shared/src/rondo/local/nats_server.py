@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rondo.bus.permissions import authorization
 from rondo.errors import BusUnavailable, ConfigError
 from rondo.local.process import die_with_parent
 
@@ -57,12 +60,13 @@ class NatsServer:
     """A nats-server with JetStream on a port of the loopback interface.
 
     Its configuration, log and store are in `run_dir`; started again, it has the same port and what
-    its store holds.
+    its store holds. Its files are for this user of the machine alone.
 
     Args:
         port: 0 takes a free one at the first start.
         name: tells the servers of a cluster apart.
         config: more lines for its configuration.
+        demo: users may do what they may in a demonstration cluster.
         preexec_fn: runs in the child before nats-server does.
     """
 
@@ -73,19 +77,35 @@ class NatsServer:
         port: int = 0,
         name: str = "rondo-local",
         config: str = "",
+        demo: bool = False,
         preexec_fn: Callable[[], None] | None = die_with_parent,
     ) -> None:
         self._dir = run_dir.absolute()
         self._port = port
         self.name = name
         self._config = config
+        self._demo = demo
+        self._passwords: dict[str, str] = {}
         self._preexec_fn = preexec_fn
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
-        """Its address, once started."""
+        """Its address, once started, without credentials."""
         return f"nats://{HOST}:{self._port}"
+
+    def url_of(self, user: str) -> str:
+        """The address for a user of `rondo.bus.permissions`; a new one is made known to the server.
+
+        From the first one on, nobody connects without a password. It is random and lasts as long
+        as this object.
+        """
+        if user not in self._passwords:
+            self._passwords[user] = secrets.token_urlsafe(32)
+            if self.pid is not None:
+                self._write_config()
+                os.kill(self.pid, signal.SIGHUP)
+        return f"nats://{user}:{self._passwords[user]}@{HOST}:{self._port}"
 
     @property
     def pid(self) -> int | None:
@@ -112,6 +132,7 @@ class NatsServer:
         """
         binary = find_binary()
         self.store_dir.mkdir(parents=True, exist_ok=True)
+        self._dir.chmod(0o700)
         config = self._write_config()
         self._process = await asyncio.create_subprocess_exec(
             binary,
@@ -180,7 +201,12 @@ class NatsServer:
             log_file=json.dumps(str(self.log_file)),
             store_dir=json.dumps(str(self.store_dir)),
         )
-        config.write_text(text)
+        if self._passwords:
+            text += authorization(self._passwords, demo=self._demo)
+        draft = config.with_suffix(".draft")
+        draft.touch(0o600)
+        draft.write_text(text)
+        draft.replace(config)
         return config
 
     async def _ready(self) -> bool:

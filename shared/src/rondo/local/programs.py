@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rondo.bus.permissions import COORDINATOR, GATEWAY, WORKER, user_of
 from rondo.bus.subjects import check_id
 from rondo.local.children import Child
 from rondo.service.sockets import bound
@@ -47,6 +49,7 @@ class Programs:
 
     Args:
         model: its folder; `model_name` is what clients call it.
+        bus_url: NATS_URL of a user of the bus.
         listener: see `listen`.
     """
 
@@ -55,7 +58,7 @@ class Programs:
         options: UpOptions,
         model: Path,
         model_name: str,
-        nats_url: str,
+        bus_url: Callable[[str], str],
         listener: socket.socket,
     ) -> None:
         self._options = options
@@ -63,7 +66,7 @@ class Programs:
         self._model = model
         self._model_name = model_name
         self._listener = listener
-        self._base = {"NATS_URL": nats_url, "RONDO_HTTP_HOST": HOST, "RONDO_HTTP_PORT": "0"}
+        self._bus_url = bus_url
 
     def fixed(self) -> list[Child]:
         """All but the workers, in the order in which they are started, and restarted."""
@@ -75,7 +78,7 @@ class Programs:
 
     def _coordinator(self, index: int) -> Child:
         count = self._options.coordinators
-        env = {**self._base, **_own_id("RONDO_COORDINATOR_ID", index, count)}
+        env = {**self._base(COORDINATOR), **_own_id("RONDO_COORDINATOR_ID", index, count)}
         if self._options.scale:
             least, most = self._options.scale
             env["RONDO_SCALING"] = os.environ.get("RONDO_SCALING", "on")
@@ -86,7 +89,7 @@ class Programs:
     def _gateway(self, index: int) -> Child:
         count, descriptor = self._options.gateways, self._listener.fileno()
         env = {
-            **self._base,
+            **self._base(GATEWAY),
             **_own_id("RONDO_GATEWAY_ID", index, count),
             "RONDO_HTTP_FD": str(descriptor),
             "RONDO_MODELS": f"{self._model_name}={self._model}",
@@ -101,10 +104,11 @@ class Programs:
     def worker(self, index: int) -> Child:
         """One worker, not started."""
         options = self._options
+        instance_id = self.instance_id(index)
         threads = max(1, (os.cpu_count() or 1) // options.workers)
         env = {
-            **self._base,
-            "RONDO_INSTANCE_ID": self.instance_id(index),
+            **self._base(WORKER, instance_id),
+            "RONDO_INSTANCE_ID": instance_id,
             "RONDO_MODEL": str(self._model),
             "RONDO_MODEL_NAME": self._model_name,
             "RONDO_ENGINE": options.engine,
@@ -117,6 +121,10 @@ class Programs:
             env["RONDO_PROFILE"] = options.profile
         # Its instance id, and its memory, are free only when it has ended.
         return Child("worker", f"worker-{index}", env, self._run_dir, can_overlap=False)
+
+    def _base(self, role: str, own_id: str = "") -> dict[str, str]:
+        nats_url = self._bus_url(user_of(role, own_id))
+        return {"NATS_URL": nats_url, "RONDO_HTTP_HOST": HOST, "RONDO_HTTP_PORT": "0"}
 
 
 def _numbered(kind: str, index: int, count: int) -> str:

@@ -25,6 +25,7 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
 def write_state(run_dir: Path, state: ClusterState) -> None:
     """Makes the cluster known to `status`, `ask` and `down`."""
     draft = run_dir / f"{_STATE}.tmp"
+    draft.touch(0o600)  # it holds the operator's password of the bus
     draft.write_bytes(msgspec.json.encode(state))
     draft.replace(run_dir / _STATE)
 

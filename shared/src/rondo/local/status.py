@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from rondo.bus import subjects
 from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Incoming
+from rondo.bus.tls import TlsFiles
 from rondo.errors import BusUnavailable
 from rondo.wire.messages import Event, InstanceStatus, StatusReply, StatusRequest
 
@@ -22,8 +24,9 @@ async def connect(nats_url: str) -> NatsBus:
 
     Raises:
         BusUnavailable: none within CONNECT_TIMEOUT_S.
+        ConfigError: a file that NATS_CA and the like name cannot be used.
     """
-    bus = NatsBus(nats_url, name="rondo-cli")
+    bus = NatsBus(nats_url, name="rondo-cli", tls=TlsFiles.from_env(os.environ))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await bus.connect()

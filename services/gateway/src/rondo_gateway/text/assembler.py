@@ -61,14 +61,19 @@ class AnswerText:
 
     def __init__(self, tokenizer: Tokenizer, rules: TextRules) -> None:
         self._rules = rules
-        self._plain = not (rules.scored or rules.stops or rules.stop_token_ids)
         self._text = IncrementalDetokenizer(tokenizer, rules.hide_special)
         self._stops = StopFilter(rules.stops, include=rules.include_stop)
-        self._plain = not (rules.stops or rules.stop_token_ids or rules.scored)
+        self.plain = not (rules.stops or rules.stop_token_ids or rules.scored)
+        """Nothing is looked for in the text, so that `add` does until the end."""
         self._num_tokens = 0
         self._known_chars = 0  # of the text that is certain
         self._sent_chars = 0  # of the text that was passed on
         self._waiting: deque[Scored] = deque()
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """Takes new tokens of a plain answer that goes on; their text."""
+        self._num_tokens += len(tokens)
+        return self._text.push(tokens)
 
     def push(
         self,
@@ -81,13 +86,8 @@ class AnswerText:
         Args:
             ended: these are the last ones, by the engine's word.
         """
-        if self._plain and ended is None:  # nearly all there is
-            new = self._text.push(tokens)
-            self._num_tokens += len(tokens)
-            return Part(new, None, len(tokens))
-        if self._plain and ended is None:  # the rule: nothing to look for
-            self._num_tokens += len(tokens)
-            return Part(self._text.push(tokens), None, len(tokens))
+        if self.plain and ended is None:
+            return Part(self.add(tokens), None, len(tokens))
         tokens, ended, num_used = self._cut(tokens, ended)
         texts: list[str] = []
         stopped = False

@@ -40,7 +40,10 @@ class IncrementalDetokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """Take the next ids; return the text that is certain by now."""
-        return self._stream.push([index for index in ids if index not in self._hidden])
+        hidden = self._hidden
+        if len(ids) == 1:  # nearly always
+            return "" if ids[0] in hidden else self._stream.push(ids)
+        return self._stream.push([index for index in ids if index not in hidden])
 
     def finish(self) -> str:
         """Return what was held back; no ids follow."""
@@ -48,7 +51,7 @@ class IncrementalDetokenizer:
 
 
 class _Stream(Protocol):
-    def push(self, ids: list[int]) -> str: ...
+    def push(self, ids: Sequence[int]) -> str: ...
 
     def finish(self) -> str: ...
 
@@ -61,8 +64,8 @@ class _ByteStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._whole = True  # the bytes so far end with a character
 
-    def push(self, ids: list[int]) -> str:
-        data = b"".join(map(self._bytes_of, ids))
+    def push(self, ids: Sequence[int]) -> str:
+        data = self._bytes_of(ids[0]) if len(ids) == 1 else b"".join(map(self._bytes_of, ids))
         if self._whole and data.isascii():
             return data.decode("ascii")
         text = self._decoder.decode(data)
@@ -90,7 +93,7 @@ class _WindowStream:
         self._held: list[int] = []
         self._started = False
 
-    def push(self, ids: list[int]) -> str:
+    def push(self, ids: Sequence[int]) -> str:
         # Models with a padded vocabulary can emit ids that the tokenizer lacks; decoding skips
         # them, so they must not count as the end of a run of bytes.
         ids = [index for index in ids if self._tokenizer.id_to_token(index) is not None]
