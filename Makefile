@@ -33,7 +33,7 @@ QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run install install-dev install-vllm test test-docker test-vllm check lint type imports format unit int e2e docker-build compose-up compose-down bench chaos reproduce clean
+.PHONY: help run install install-dev install-vllm test test-docker test-vllm check lint type imports format unit int e2e docker-build compose-up compose-down bench chaos reproduce audit fuzz clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -143,7 +143,22 @@ reproduce: install ## The simulated evaluation, hours of it, and its report (LEN
 	    $(BIN)/rondo-bench experiment $$name --lengths-dir $(LENGTHS) || exit 1; done
 	$(BIN)/rondo-bench report --results docs/results/sim --out docs/results/sim.html --markdown docs/results/sim.md
 
+# In a venv of its own: what looks at the dependencies is none of them. It asks PyPI's database of
+# known vulnerabilities, so it needs the network; --strict: what was not found there is a failure.
+audit: ## Look every pinned version up among the known vulnerabilities (pip-audit).
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+	    .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+FUZZ_SEED ?= 1
+
+fuzz: install-dev ## 100,000 damaged messages for the bus, 10,000 generated requests for the API (FUZZ_SEED=1).
+	RONDO_FUZZ_INPUTS=100000 RONDO_FUZZ_SEED=$(FUZZ_SEED) $(PYTEST) tests/property/test_codec_fuzz.py \
+	    -s -o timeout=3600
+	RONDO_FUZZ_CASES=10000 RONDO_FUZZ_SEED=$(FUZZ_SEED) $(PYTEST) tests/e2e/test_api_fuzz.py \
+	    -s -o timeout=7200
+
 clean: ## Remove the venvs, caches and run folders.
-	rm -rf $(VENV) $(VLLM_VENV) .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) .venv-audit .rondo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
