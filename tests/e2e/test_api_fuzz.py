@@ -35,6 +35,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4},
     "/v1/completions": {"prompt": "hi", "max_tokens": 4},
     "/v1/responses": {"input": "hi", "max_output_tokens": 4},
+    "/v1/embeddings": {"input": "hi"},
 }
 MAX_TURNS = 20
 TIMEOUT_S = 60.0

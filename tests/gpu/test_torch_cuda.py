@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rondo.types import Sampling
+from rondo.wire.codec import unpack_floats
 from rondo_worker.engines.base import EngineRequest
 from rondo_worker.engines.torch import TorchEngine
 from rondo_worker.engines.torch.graphs import BUCKETS
@@ -44,6 +45,27 @@ def test_float32_logits_are_those_of_transformers_on_a_cpu(name: str, tmp_path: 
     )
     requests = mixed_requests(5, 48, Sampling(temperature=0.0))
     check_against_reference(engine, model, requests, max_prefill_tokens=16)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral-window"])
+def test_embeddings_are_those_of_a_cpu_also_beside_decodes(name: str, tmp_path: Path) -> None:
+    save_model(tmp_path, name)
+    embed = Sampling(temperature=0.0, embed=True)
+    found: dict[str, dict[str, list[float]]] = {"cpu": {}, "cuda": {}}
+    for device, vectors in found.items():
+        driver = Driver(load_float32(tmp_path, device), max_prefill_tokens=16)
+        driver.submit(*mixed_requests(4, 24, Sampling(temperature=0.0)))
+        while driver.scheduler.decode_steps < 3:
+            driver.step()
+            driver.engine.take_logprobs()
+        texts = [request(f"e{i}", prompt(9 + 20 * i, 50 + i), 1, embed) for i in range(4)]
+        driver.submit(*texts)
+        while driver.step():
+            for request_id, packed in driver.engine.take_logprobs().embeddings.items():
+                vectors[request_id] = unpack_floats(packed)
+    assert len(found["cuda"]) == 4
+    for request_id, vector in found["cpu"].items():
+        assert found["cuda"][request_id] == pytest.approx(vector, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral-window"])

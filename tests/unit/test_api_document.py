@@ -11,24 +11,28 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from openai.resources.chat.completions import Completions as Chats
 from openai.resources.completions import Completions as Texts
+from openai.resources.embeddings import Embeddings
 from openai.resources.responses import Responses
 from pydantic import ValidationError
 
 from rondo.types import Sampling, Slo
 from rondo_gateway.body import Context
+from rondo_gateway.embeddings.api import EmbeddingsBody
 from rondo_gateway.responses_api.body import ResponsesBody
 from rondo_gateway.schemas import ChatBody, CompletionBody
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
 ROW = re.compile(
-    r"^\| `(\w+)` \| (chat|text|both|responses) \| (supported|ignored|refused) \|", re.MULTILINE
+    r"^\| `(\w+)` \| (chat|text|both|responses|embeddings) \| (supported|ignored|refused) \|",
+    re.MULTILINE,
 )
 ROWS = ROW.findall(DOCUMENT.read_text())
-Body = ChatBody | CompletionBody | ResponsesBody
-BODIES: dict[str, type[ChatBody] | type[CompletionBody] | type[ResponsesBody]] = {
+Body = ChatBody | CompletionBody | ResponsesBody | EmbeddingsBody
+BODIES: dict[str, type[Body]] = {
     "chat": ChatBody,
     "text": CompletionBody,
     "responses": ResponsesBody,
+    "embeddings": EmbeddingsBody,
 }
 CONTEXT = Context(Sampling(), 1, Slo(ttft_s=1.0, tpot_s=1.0))
 #: Of the client's own method, not of the API.
@@ -39,6 +43,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "chat": {"messages": MESSAGES},
     "text": {"prompt": "hi"},
     "responses": {"input": "hi"},
+    "embeddings": {"input": "hi"},
 }
 
 #: A value that is taken, one that is not, and what else must be there.
@@ -108,7 +113,12 @@ RESPONSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "metadata": ({"a": "b"}, 5, {}),
     "slo": ("batch", 5, {}),
 }
+EMBEDDINGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "input": ([[1, 2], [3]], [1, "a"], {}),
+    "encoding_format": ("base64", "int8", {}),
+}
 BY_ROUTE: dict[str, dict[str, tuple[Any, Any, dict[str, Any]]]] = {
+    "embeddings": EMBEDDINGS,
     "responses": RESPONSES,
     "chat": {"logprobs": (True, 1, {})},
     "text": {"logprobs": (3, 21, {})},
@@ -149,6 +159,8 @@ REFUSED: dict[str, Any] = {
     "chat_template": "{{ 1 }}",
     "continue_final_message": True,
     "documents": [{}],
+    "dimensions": 8,
+    "normalize": False,
     "truncation": "auto",
     "background": True,
     "context_management": [{}],
@@ -177,7 +189,7 @@ def body(route: str, **fields: Any) -> Body:
     made = BODIES[route].model_validate({"model": "m", **PROMPTS[route], **fields})
     if isinstance(made, ResponsesBody):
         made.chat([]).plan(CONTEXT)
-    else:
+    elif not isinstance(made, EmbeddingsBody):
         made.plan(CONTEXT)
     return made
 
@@ -219,7 +231,12 @@ def test_refused(name: str, route: str) -> None:
 
 @pytest.mark.parametrize(
     ("route", "method"),
-    [("chat", Chats.create), ("text", Texts.create), ("responses", Responses.create)],
+    [
+        ("chat", Chats.create),
+        ("text", Texts.create),
+        ("responses", Responses.create),
+        ("embeddings", Embeddings.create),
+    ],
 )
 def test_every_parameter_of_the_official_client_has_a_row(route: str, method: Any) -> None:
     rows = {name for name, where, _ in ROWS if route in routes_of(where)}

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from rondo.errors import DecodeError
 from rondo.logprobs import Logprobs
-from rondo.wire.codec import SCHEMA_VERSION, decode, encode, pack_tokens, unpack_tokens
+from rondo.wire.codec import (
+    SCHEMA_VERSION,
+    decode,
+    encode,
+    pack_floats,
+    pack_tokens,
+    unpack_floats,
+    unpack_tokens,
+)
 from rondo.wire.messages import Cancel, Message, StatusRequest, TokenDelta, TokenFrame
 
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
@@ -147,3 +155,12 @@ def test_tokens_round_trip(tokens: list[int]) -> None:
 def test_odd_tokens(length: int) -> None:
     with pytest.raises(DecodeError, match="prompt"):
         unpack_tokens(bytes(length))
+
+
+@given(st.lists(st.floats(allow_nan=False, width=32), max_size=40))
+def test_floats_survive_and_are_little_endian(numbers: list[float]) -> None:
+    packed = pack_floats(numbers)
+    assert packed == struct.pack(f"<{len(numbers)}f", *numbers)
+    assert unpack_floats(packed) == numbers
+    with pytest.raises(DecodeError):
+        unpack_floats(packed + b"x")

@@ -9,7 +9,7 @@ from rondo.policy.plan import NewToken
 from rondo.types import FinishReason
 from rondo.wire.messages import Message, Resync, TokenDelta, TokenFrame
 from rondo_worker.engines.base import StepLogprobs, UnsupportedRequest
-from rondo_worker.streams import TokenStreams
+from rondo_worker.streams import EMBEDDINGS_A_FRAME, TokenStreams
 
 PROMPT = Logprobs.pack(1, [-3.0, -4.0], [5, 6], [-0.5, -0.25])
 
@@ -23,12 +23,14 @@ class Wire:
 
     def __init__(self) -> None:
         self.deltas: list[TokenDelta] = []
+        self.frame_sizes: list[int] = []
         self.streams = TokenStreams("w0", self.send)
         self.streams.open("r", "g0")
 
     def send(self, _subject: str, message: Message) -> None:
         assert isinstance(message, TokenFrame)
         self.deltas += message.deltas
+        self.frame_sizes.append(len(message.deltas))
 
     def say(self, count: int, *, scored: bool) -> None:
         """A prefill of two steps, then so many tokens; the last one ends the answer."""
@@ -86,3 +88,31 @@ def test_a_refusal_names_what_the_engine_lacks() -> None:
         "none here",
         "grammar",
     )
+
+
+def test_an_embedding_comes_with_the_first_token_and_again() -> None:
+    wire = Wire()
+    new = (NewToken("r", 0, 10, FinishReason.LENGTH),)
+    wire.streams.step(new, StepLogprobs(embeddings={"r": b"\0\0\x80?"}))
+    for delta in (wire.deltas[0], wire.again(0)):
+        assert delta.first is not None
+        assert delta.first.embedding == b"\0\0\x80?"
+        assert (delta.tokens, delta.finish) == ((10,), FinishReason.LENGTH)
+
+
+def test_many_embeddings_of_one_step_go_in_several_frames() -> None:
+    wire = Wire()
+    names = [f"e{index}" for index in range(2 * EMBEDDINGS_A_FRAME + 1)]
+    for name in names:
+        wire.streams.open(name, "g0")
+    vectors = dict.fromkeys(names, bytes(32 * 1024))
+    tokens = tuple(NewToken(name, 0, 5, FinishReason.LENGTH) for name in names)
+    wire.streams.step(tokens, StepLogprobs(embeddings=vectors))
+    assert [delta.request_id for delta in wire.deltas] == names
+    assert wire.frame_sizes == [EMBEDDINGS_A_FRAME, EMBEDDINGS_A_FRAME, 1]
+    plain = tuple(NewToken(name, 0, 5, None) for name in names)
+    other = Wire()
+    for name in names:
+        other.streams.open(name, "g0")
+    other.streams.step(plain)
+    assert other.frame_sizes == [len(names)]

@@ -63,6 +63,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Until `min_tokens` are there, neither an end token nor one of `stop_token_ids` is drawn (what
     the latter end, the gateway ends). `grammar` is llguidance's; empty: any text. `logprobs` and
     `prompt_logprobs` ask for that many best alternatives beside each token; None: no logprobs.
+    `embed` asks for the prompt's embedding, with the first token; nobody reads that one.
     """
 
     temperature: float = 1.0
@@ -79,6 +80,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grammar: str = ""
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    embed: bool = False
 
 
 class KvOccupancy(msgspec.Struct, frozen=True, kw_only=True):

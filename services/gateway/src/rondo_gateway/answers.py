@@ -28,7 +28,7 @@ log = logging.getLogger("rondo.gateway")
 #: A worker that does not react to so many questions in a row is taken for lost.
 MAX_UNANSWERED = 3
 #: Names of requests' parameters for what an engine refuses.
-_PARAMS = {"prompt_logprobs": "echo"}
+_PARAMS = {"prompt_logprobs": "echo", "embed": "model"}
 #: How long a worker has to answer for itself when the cluster says that it is gone.
 DOUBT_S = 1.0
 

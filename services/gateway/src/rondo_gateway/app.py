@@ -14,6 +14,7 @@ from rondo_gateway.batches.service import Batches
 from rondo_gateway.body_limit import BodyLimit
 from rondo_gateway.console.api import Console
 from rondo_gateway.directory import Directory
+from rondo_gateway.embeddings.api import EmbeddingsApi
 from rondo_gateway.errors import install_error_handlers
 from rondo_gateway.generate import GenerateApi
 from rondo_gateway.metrics import GatewayMetrics
@@ -42,11 +43,12 @@ class Api:
         self._registry = registry
         self._served = ServedModels(models, directory)
         generate = GenerateApi(links, self._served)
+        embeddings = EmbeddingsApi(links, self._served)
         tokenize = TokenizeApi(self._served)
         self.console = Console(links, self._served, generate)
         responses = ResponsesApi(links, generate)
-        self.batches = Batches(links, (generate, responses))
-        self._parts = (generate, responses, tokenize, self.batches, self.console)
+        self.batches = Batches(links, (generate, responses, embeddings))
+        self._parts = (generate, responses, embeddings, tokenize, self.batches, self.console)
 
     def install(self, app: FastAPI) -> None:
         """Adds all routes."""

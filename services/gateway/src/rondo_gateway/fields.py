@@ -15,6 +15,8 @@ from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_PROMPTS = 256
+#: Texts to embed in one request; OpenAI's limit, and clients send as many.
+MAX_INPUTS = 2048
 MAX_BIASES = 1024
 #: Alternatives that may be asked for beside each token.
 MAX_LOGPROBS = 20
@@ -67,12 +69,20 @@ def _parse_stop(value: Any) -> tuple[str, ...]:
 
 
 def _parse_prompt(value: Any) -> tuple[str | list[int], ...]:
+    return _parse_texts(value, MAX_PROMPTS, "prompts")
+
+
+def _parse_input(value: Any) -> tuple[str | list[int], ...]:
+    return _parse_texts(value, MAX_INPUTS, "inputs")
+
+
+def _parse_texts(value: Any, most: int, name: str) -> tuple[str | list[int], ...]:
     """Take a string, ids, or a list of either; one list does not mix them."""
     if isinstance(value, str):
         return (_encodable(value),)
     if isinstance(value, list) and value:
-        if len(value) > MAX_PROMPTS and not _are_ids(value):
-            raise ValueError(f"must have at most {MAX_PROMPTS} prompts")
+        if len(value) > most and not _are_ids(value):
+            raise ValueError(f"must have at most {most} {name}")
         if all(isinstance(item, str) for item in value):
             return tuple(_encodable(item) for item in value)
         if _are_ids(value):
@@ -195,6 +205,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Content = Annotated[str | None, _checker(_parse_content)]
 Stops = Annotated[tuple[str, ...], _checker(_parse_stop)]
 Prompts = Annotated[tuple[str | list[int], ...], _checker(_parse_prompt)]
+Inputs = Annotated[tuple[str | list[int], ...], _checker(_parse_input)]
 Biases = Annotated[tuple[tuple[int, float], ...], _checker(_parse_biases)]
 TokenIds = Annotated[tuple[int, ...], _checker(_parse_token_ids)]
 JsonObject = Annotated[dict[str, Any], _checker(_parse_object)]

@@ -21,6 +21,7 @@ from rondo_gateway.completions import Completion, Job
 from rondo_gateway.errors import invalid
 from rondo_gateway.limits import check_token_ids
 from rondo_gateway.plan import GenerationPlan
+from rondo_gateway.prompt_ids import prompt_ids
 from rondo_gateway.request_id import arrival_of
 from rondo_gateway.responses import Kind
 from rondo_gateway.schemas import ChatBody, CompletionBody
@@ -105,14 +106,8 @@ class GenerateApi:
     async def _text_prompt(
         self, body: CompletionBody, model: ModelFiles, prompt: str | list[int]
     ) -> list[int]:
-        if not prompt:  # even where the tokenizer would add a first token of its own
-            raise invalid("The prompt is empty.", "prompt")
-        if isinstance(prompt, str):
-            special = body.add_special_tokens is not False
-            ids = await encode(model.tokenizer, prompt, add_special_tokens=special)
-        else:
-            check_token_ids(prompt, model.vocab_size)
-            ids = list(prompt)
+        special = body.add_special_tokens is not False
+        ids = await prompt_ids(model, prompt, add_special_tokens=special)
         return _truncated(ids, body)
 
     async def _context(

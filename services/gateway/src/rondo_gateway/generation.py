@@ -126,7 +126,8 @@ class Generation:
         self._attempt.close()
         if self._outcome == FinishReason.STOP.value:
             links.lengths.observe(prompt.model, self._times.num_tokens)
-        spend(len(prompt.tokens) + self._times.num_tokens)
+        # The token beside an embedding is nobody's answer.
+        spend(len(prompt.tokens) + (0 if prompt.sampling.embed else self._times.num_tokens))
         links.metrics.ended(
             EndedAnswer(
                 model=prompt.model,
@@ -151,6 +152,12 @@ class Generation:
     def prompt_logprobs(self) -> Logprobs | None:
         """Of all tokens of the prompt but the first; there with the answer's first token."""
         return self._first.prompt if self._first else None
+
+    @property
+    def embedding(self) -> bytes:
+        """Of the prompt, packed (`rondo.wire.codec.pack_floats`); there with the first token of
+        an answer that asks for it."""
+        return self._first.embedding if self._first else b""
 
     async def first_token(self) -> None:
         """Waits until the instance has answered: so what it refuses is known before a stream.

@@ -11,7 +11,11 @@ from rondo import tracing
 from rondo.types import FinishReason
 from rondo_gateway.responses import Head, Kind
 
-_OPERATIONS = {Kind.CHAT: "chat", Kind.TEXT: "text_completion"}
+_OPERATIONS = {
+    Kind.CHAT: "chat",
+    Kind.TEXT: "text_completion",
+    Kind.EMBEDDINGS: "embeddings",
+}
 #: Ends that are no failure of ours.
 _WELL = (FinishReason.STOP.value, FinishReason.LENGTH.value, "cancelled")
 

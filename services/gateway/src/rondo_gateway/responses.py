@@ -25,10 +25,11 @@ _LINE_ENDS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "
 
 
 class Kind(Enum):
-    """The two kinds of answers."""
+    """The kinds of answers."""
 
     CHAT = "chat"
     TEXT = "text"
+    EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,11 +128,7 @@ def _try(engine: Engine, plan: StepPlan, result: StepResult) -> EngineError | No
         log.exception("engine_failed")
         return EngineError(f"{type(error).__name__}: {error}")
     result.tokens |= tokens
-    if brought is not NO_LOGPROBS:
-        known = result.logprobs
-        result.logprobs = StepLogprobs(
-            {**known.tokens, **brought.tokens}, {**known.prompts, **brought.prompts}
-        )
+    result.logprobs = result.logprobs.joined(brought)
     return None
 
 

@@ -26,6 +26,9 @@ KEPT_ANSWERS = 4096
 KEPT_TOKENS = 1 << 20
 #: Memory of one token's logprobs, in tokens.
 LOGPROBS_TOKENS = 64
+#: A step may end hundreds of short prompts, and a vector takes up to 32 KiB: so many go into one
+#: frame, far below the bus's limit.
+EMBEDDINGS_A_FRAME = 32
 
 
 @dataclass(slots=True)
@@ -50,7 +53,9 @@ class Answer:
     def weight_tokens(self) -> int:
         """How many plain tokens take as much memory."""
         prompt = self.first.prompt if self.first else None
-        return len(self.tokens) + LOGPROBS_TOKENS * (len(self.logprobs) + len(prompt or ()))
+        embedding = len(self.first.embedding) // self.tokens.itemsize if self.first else 0
+        rows = len(self.logprobs) + len(prompt or ())
+        return len(self.tokens) + embedding + LOGPROBS_TOKENS * rows
 
     def delta(self, request_id: str, index: int) -> TokenDelta:
         """Everything from `index` on."""
@@ -135,7 +140,7 @@ class TokenStreams:
                 continue
             if not answer.tokens:
                 answer.first_s = time.monotonic()
-                answer.first = _first(answer, logprobs.prompts.get(request_id))
+                answer.first = _first(answer, request_id, logprobs)
             answer.tokens.append(token.token)
             if row := logprobs.tokens.get(request_id):
                 answer.logprobs.append(row)
@@ -143,8 +148,10 @@ class TokenStreams:
                 answer.finish = token.finish
                 self._keep(request_id)
             frames.setdefault(answer.gateway_id, []).append(answer.delta(request_id, token.index))
+        most = EMBEDDINGS_A_FRAME if logprobs.embeddings else len(tokens)
         for gateway_id, deltas in frames.items():
-            self._frame(gateway_id, tuple(deltas))
+            for begin in range(0, len(deltas), most):
+                self._frame(gateway_id, tuple(deltas[begin : begin + most]))
 
     def fail(self, error: EngineError) -> None:
         """Ends requests with an error."""
@@ -205,6 +212,11 @@ class TokenStreams:
         self._send(subjects.tokens(gateway_id), frame)
 
 
-def _first(answer: Answer, prompt: Logprobs | None) -> FirstToken:
+def _first(answer: Answer, request_id: str, brought: StepLogprobs) -> FirstToken:
     began_s = answer.opened_s if answer.began_s is None else answer.began_s
-    return FirstToken(max(0.0, began_s - answer.opened_s), answer.prefill_s, prompt)
+    return FirstToken(
+        max(0.0, began_s - answer.opened_s),
+        answer.prefill_s,
+        brought.prompts.get(request_id),
+        brought.embeddings.get(request_id, b""),
+    )

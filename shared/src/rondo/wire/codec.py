@@ -62,3 +62,26 @@ def unpack_tokens(data: bytes) -> list[int]:
     if sys.byteorder == "big":
         values.byteswap()
     return values.tolist()
+
+
+def pack_floats(numbers: Sequence[float]) -> bytes:
+    """Numbers as little-endian float32."""
+    values = array("f", numbers)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
+
+
+def unpack_floats(data: bytes) -> list[float]:
+    """The inverse of pack_floats.
+
+    Raises:
+        DecodeError: the length is no multiple of four.
+    """
+    if len(data) % 4:
+        raise DecodeError(f"vector: {len(data)} bytes are no whole number of float32 numbers")
+    values = array("f")
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()

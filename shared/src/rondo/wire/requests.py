@@ -86,12 +86,13 @@ class Resync(Wire, frozen=True, kw_only=True):
 
 class FirstToken(msgspec.Struct, frozen=True, array_like=True):
     """What the worker did before a request's first token: `waited_s` from the prompt's arrival to
-    its first prefill step, `prefill_s` in steps with parts of it; and the prompt's own logprobs,
-    of every token but the first."""
+    its first prefill step, `prefill_s` in steps with parts of it; and what was asked for of the
+    prompt: its own logprobs, of every token but the first, and its embedding, packed."""
 
     waited_s: float
     prefill_s: float
     prompt: Logprobs | None = None
+    embedding: bytes = b""
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):

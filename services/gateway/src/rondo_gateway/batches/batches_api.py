@@ -34,7 +34,7 @@ class BatchBody(Strict):
     """POST /v1/batches."""
 
     input_file_id: Text
-    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
     completion_window: Annotated[Text, Field(pattern=r"^([1-9]\d{0,2})h$")]
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
 

@@ -62,6 +62,16 @@ class UnsupportedRequest(EngineError):
         self.param = param
 
 
+def refuse_embedding(request: EngineRequest, engine: str) -> None:
+    """For engines without embeddings.
+
+    Raises:
+        UnsupportedRequest: the request asks for one.
+    """
+    if request.sampling.embed:
+        raise UnsupportedRequest("embed", f"the {engine} engine computes no embeddings")
+
+
 class EngineGone(EngineError):
     """The engine is beyond repair, as when one of its processes died: nothing it held is left.
 
@@ -70,20 +80,27 @@ class EngineGone(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class StepLogprobs:
-    """Logprobs that a step brought, by request id, for those requests that ask for them.
+    """What a step brought beside its tokens, by request id, for those requests that ask for it.
 
-    `tokens` has one row, of the new token; `prompts` every row of a prompt but its first token's,
-    with the step that ended its prefill.
+    Logprobs: `tokens` has one row, of the new token; `prompts` every row of a prompt but its first
+    token's, with the step that ended its prefill. `embeddings`, with that step too, are float32
+    vectors of length 1 (`rondo.wire.codec.pack_floats`): the last prompt token's final hidden
+    state, after the last norm.
     """
 
     tokens: Mapping[str, Logprobs] = field(default_factory=dict)
     prompts: Mapping[str, Logprobs] = field(default_factory=dict)
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
     def joined(self, more: StepLogprobs) -> StepLogprobs:
         """These and more, of other requests."""
-        if not (more.tokens or more.prompts):
+        if not (more.tokens or more.prompts or more.embeddings):
             return self
-        return StepLogprobs({**self.tokens, **more.tokens}, {**self.prompts, **more.prompts})
+        return StepLogprobs(
+            {**self.tokens, **more.tokens},
+            {**self.prompts, **more.prompts},
+            {**self.embeddings, **more.embeddings},
+        )
 
 
 NO_LOGPROBS = StepLogprobs()
@@ -128,7 +145,7 @@ class Engine(Protocol):
         ...
 
     def take_logprobs(self) -> StepLogprobs:
-        """What the last step brought for requests that ask for logprobs; once."""
+        """What the last step brought for requests that ask for more than tokens; once."""
         ...
 
     def peak_bytes(self) -> int:

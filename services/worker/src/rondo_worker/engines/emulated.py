@@ -39,6 +39,7 @@ from rondo_worker.engines.base import (
     EngineSpec,
     StepLogprobs,
     UnsupportedRequest,
+    refuse_embedding,
 )
 from rondo_worker.engines.hashing import extend_hash, hash_tokens, mix64
 from rondo_worker.engines.hf_config import read_config
@@ -118,6 +119,7 @@ class EmulatedEngine:
 
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
+        refuse_embedding(request, "emulated")
         if missing := _missing(request.sampling):
             raise UnsupportedRequest(missing, "the emulated engine has no probabilities")
         self._sequences.add(request)

@@ -16,6 +16,7 @@ from rondo_worker.engines.base import (
     EngineRequest,
     EngineSpec,
     StepLogprobs,
+    refuse_embedding,
 )
 from rondo_worker.engines.grammar import GrammarTable
 from rondo_worker.engines.memory import process_peak_bytes
@@ -130,6 +131,7 @@ class PipelineEngine:
 
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
+        refuse_embedding(request, "pipeline")
         self._sequences.add(request)
         try:
             self._grammars.add(request)  # the last stage does; here only to refuse what it would

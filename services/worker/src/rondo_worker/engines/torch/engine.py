@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from rondo_worker.engines.hf_config import read_config
 from rondo_worker.engines.memory import process_peak_bytes
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
 from rondo_worker.engines.torch.batch import BatchBuilder
+from rondo_worker.engines.torch.embeddings import embeddings_of
 from rondo_worker.engines.torch.graphs import DecodeGraphs, record_decodes
 from rondo_worker.engines.torch.kv_pool import KvPool, choose_num_blocks
 from rondo_worker.engines.torch.linear import compute_dtype
@@ -69,6 +71,7 @@ class TorchEngine:
         self._graphs = graphs
         self._sequences = SequenceTable(spec)
         self._last: tuple[tuple[str, ...], torch.Tensor] | None = None
+        self._embeddings: dict[str, bytes] = {}  # that the last step brought
 
     @classmethod
     def load(
@@ -163,7 +166,9 @@ class TorchEngine:
 
     def take_logprobs(self) -> StepLogprobs:
         """What the last step brought; see `Engine.take_logprobs`."""
-        return self._sampler.take_logprobs()
+        brought, embeddings = self._sampler.take_logprobs(), self._embeddings
+        self._embeddings = {}
+        return replace(brought, embeddings=embeddings) if embeddings else brought
 
     def peak_bytes(self) -> int:
         """Allocated on the CUDA device, or resident in this process; see `Engine.peak_bytes`."""
@@ -184,10 +189,16 @@ class TorchEngine:
         if self._model is None or self._pool is None:
             raise EngineError("the engine is closed")
         use_device(self._pool.device)
+        self._embeddings = {}
         inputs = self._batch.build(plan.chunks, plan.decodes, rows)
         logits = self._graphs.run(inputs) if self._graphs and not plan.chunks else None
         if logits is None:
-            logits = self._model.forward(inputs, self._pool)
+            if any(row.request.sampling.embed for row in rows[: len(plan.chunks)]):
+                states = self._model.final_states(inputs, self._pool)
+                self._embeddings = embeddings_of(plan, rows, states)
+                logits = self._model.logits(states)
+            else:
+                logits = self._model.forward(inputs, self._pool)
         chosen, chosen_logits = self._sampler.choose(plan, rows, logits)
         self._last = tuple(chosen), chosen_logits
         return chosen

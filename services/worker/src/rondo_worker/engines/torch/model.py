@@ -154,7 +154,16 @@ class DecoderModel:
 
     def forward(self, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
         """Logits [rows, vocabulary] of the rows that need them."""
-        return self.run_layers(self.embed(inputs), inputs, pool)
+        return self.logits(self.final_states(inputs, pool))
+
+    def final_states(self, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
+        """States [rows, hidden] after the last norm, of the rows that need logits."""
+        return self._last_norm(self._through_layers(self.embed(inputs), inputs, pool))
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] of final states; only where the part has the head."""
+        assert self._head is not None, "a part without the head"
+        return self._head(states)
 
     def embed(self, inputs: StepInputs) -> torch.Tensor:
         """The first layer's input [T, hidden], in `residual_dtype`; only where the part embeds."""
@@ -164,6 +173,13 @@ class DecoderModel:
     def run_layers(self, hidden: torch.Tensor, inputs: StepInputs, pool: KvPool) -> torch.Tensor:
         """The part's layers over `hidden`, which they overwrite: the next part's input, or logits
         as `forward` gives them where the part has the head."""
+        hidden = self._through_layers(hidden, inputs, pool)
+        return hidden if self._head is None else self.logits(self._last_norm(hidden))
+
+    def _through_layers(
+        self, hidden: torch.Tensor, inputs: StepInputs, pool: KvPool
+    ) -> torch.Tensor:
+        """States [rows, hidden] behind the part's last layer; all rows where it has no head."""
         rotations = self._rotations.index_select(0, inputs.positions)
         rows, cut = inputs.last_rows, inputs.last_view
         if self._head is None:
@@ -177,17 +193,16 @@ class DecoderModel:
                 if len(rows):
                     mixed = self._attend_decode(queries, layer.window, cut, pool, index)
                     self._advance_(hidden, layer, mixed)
-                return self._logits(hidden)
+                return hidden
             mixed = self._attend(layer.window, queries, fresh, inputs, pool, index)
             self._advance_(hidden, layer, mixed)
         if rows is not None:
             hidden = hidden.index_select(0, rows)
-        return self._logits(hidden)
+        return hidden
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self._head is None or self._norm is None:
-            return hidden
-        return self._head(self._normalise(hidden, self._norm))
+    def _last_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+        assert self._norm is not None, "a part without the last norm"
+        return self._normalise(hidden, self._norm)
 
     def _project(
         self,

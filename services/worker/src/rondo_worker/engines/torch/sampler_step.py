@@ -97,7 +97,7 @@ class StepSampler:
         self, plan: StepPlan, rows: Sequence[LiveSequence], logits: torch.Tensor
     ) -> tuple[list[tuple[str, LiveSequence]], torch.Tensor]:
         """Keeps the logprobs of prompts; returns who is complete, and their rows of the logits."""
-        lines = _lines(plan, rows)
+        lines = lines_of(plan, rows)
         for line in lines:
             if line.row.scores_prompt:
                 self._score(line, logits)
@@ -157,7 +157,7 @@ class StepSampler:
         return StepLogprobs(dict(zip(ids, packed, strict=True)), prompts)
 
 
-def _lines(plan: StepPlan, rows: Sequence[LiveSequence]) -> list[Line]:
+def lines_of(plan: StepPlan, rows: Sequence[LiveSequence]) -> list[Line]:
     """Where each sequence's rows of the logits are; as `BatchBuilder` selects them."""
     lines = []
     first = 0

@@ -35,6 +35,7 @@ from rondo_worker.engines.base import (
     EngineSpec,
     StepLogprobs,
     UnsupportedRequest,
+    refuse_embedding,
 )
 from rondo_worker.engines.grammar import GrammarTable
 from rondo_worker.engines.sequences import LiveSequence, SequenceTable
@@ -128,6 +129,7 @@ class VllmEngine:
 
     def add(self, request: EngineRequest) -> None:
         """Makes a request known, before its first step."""
+        refuse_embedding(request, "vLLM")  # its runner keeps the states on its side
         self._sequences.add(request)
         try:
             self._grammars.add(request)
