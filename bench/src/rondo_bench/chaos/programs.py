@@ -60,7 +60,10 @@ def _of(pid: int, what: str) -> bytes:
 
 def _is_up(pid: int) -> bool:
     """Programs of ours write this file once they listen; nats-server does not know it."""
-    entries = _of(pid, "environ").split(b"\0")
+    environ = _of(pid, "environ")
+    if not environ:  # it has ended, or is just beginning
+        return False
+    entries = environ.split(b"\0")
     paths = [entry.removeprefix(_STATE_FILE) for entry in entries if entry.startswith(_STATE_FILE)]
     return all(Path(path.decode()).exists() for path in paths)
 
