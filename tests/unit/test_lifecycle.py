@@ -7,7 +7,6 @@ import math
 import pytest
 
 from rondo.metrics.lifecycle import Lifecycle, percentile
-from rondo_gateway.lengths import FIRST_GUESS, MARGIN, OutputLengths
 
 
 def test_ttft_and_tpot() -> None:
@@ -27,14 +26,3 @@ def test_percentiles() -> None:
     assert percentile([0, 10], 0.99) == pytest.approx(9.9)
     assert percentile([7], 0.0) == percentile([7], 1.0) == 7
     assert math.isnan(percentile([], 0.5))
-
-
-def test_answer_lengths_are_learned() -> None:
-    lengths = OutputLengths()
-    assert lengths.predict("m", 10_000, exact=False) == round(FIRST_GUESS * MARGIN)
-    assert lengths.predict("m", 50, exact=False) == 50
-    assert lengths.predict("m", 9_000, exact=True) == 9_000
-    for _ in range(200):
-        lengths.observe("m", 20)
-    assert lengths.predict("m", 10_000, exact=False) == 24
-    assert lengths.predict("other", 10_000, exact=False) == round(FIRST_GUESS * MARGIN)

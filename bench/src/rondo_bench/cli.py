@@ -18,6 +18,7 @@ from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
 from rondo_bench.goodput_real import cmd as real_cmd
 from rondo_bench.latency import LatencyOptions, run_latency
+from rondo_bench.lengths import cmd as lengths_cmd
 from rondo_bench.load import cmd as load_cmd
 from rondo_bench.parity import cmd as parity_cmd
 from rondo_bench.report import cmd as report_cmd
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parity_cmd.add_parser(commands)
     chaos_cmd.add_parser(commands)
     load_cmd.add_parser(commands)
+    lengths_cmd.add_parser(commands)
     streaming_cmd.add_parser(commands)
     control_cmd.add_parser(commands)
     slow_clients.add_parser(commands)

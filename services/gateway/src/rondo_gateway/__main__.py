@@ -43,6 +43,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     front = FrontDoor(settings)
     folders = settings.model_folders()
     models = {name: ModelFiles.load(name, folder) for name, folder in folders.items()}
+    lengths = OutputLengths.of(settings)
     gateway_id = valid_id("RONDO_GATEWAY_ID", settings.gateway_id or f"g-{uuid.uuid4().hex[:8]}")
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
@@ -52,7 +53,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     metrics.watch_models(list(models))
     answers = Answers(bus, gateway_id, metrics)
     directory = Directory(answers.instance_changed)
-    links = Links(bus, gateway_id, answers, directory, OutputLengths(), metrics, settings)
+    links = Links(bus, gateway_id, answers, directory, lengths, metrics, settings)
     api = Api(links, models, directory, registry)
     drain = Drain(create_app(api, settings.max_body_bytes, front.door, metrics))
     server = GatewayServer(drain, settings, front.tls)
@@ -77,6 +78,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         await serving
         await end_task(watching)
         await bus.close()
+        lengths.close()
 
 
 async def _share(server: GatewayServer, joined: asyncio.Event) -> None:

@@ -100,8 +100,13 @@ class Attempt:
         self._answer.params["grammar"] = prompt.grammar_param
         self._macro_id = ""  # where it was submitted to
         self._admission_span = tracing.NOTHING
-        predicted = links.lengths.predict(prompt.model, prompt.max_tokens, exact=prompt.ignore_eos)
-        self._predicted = max(1, predicted - len(self._done))
+        self._predicted = links.lengths.predict(
+            prompt.model,
+            prompt.tokens,
+            prompt.max_tokens,
+            exact=prompt.ignore_eos,
+            done=len(self._done),
+        )
         # In the background it may stand still for as long as others are served.
         self._patience_s = inf if prompt.background else links.settings.patience_s
 

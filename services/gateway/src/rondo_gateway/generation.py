@@ -124,8 +124,7 @@ class Generation:
         """Tells everybody that the answer is over, whether it is complete or not."""
         prompt, links = self._prompt, self._links
         self._attempt.close()
-        if self._outcome == FinishReason.STOP.value:
-            links.lengths.observe(prompt.model, self._times.num_tokens)
+        self._observe_length()
         # The token beside an embedding is nobody's answer.
         spend(len(prompt.tokens) + (0 if prompt.sampling.embed else self._times.num_tokens))
         links.metrics.ended(
@@ -142,6 +141,15 @@ class Generation:
         if links.news.watched:
             instance_id, num_tokens = self._attempt.instance_id, self._times.num_tokens
             links.news.tell(links, prompt, instance_id, self._outcome, num_tokens, self.ledger())
+
+    def _observe_length(self) -> None:
+        """An answer that cannot end by itself, or was not to end yet, tells of no other."""
+        prompt, outcome = self._prompt, self._outcome
+        free = not (prompt.ignore_eos or prompt.sampling.embed)
+        if free and outcome in (FinishReason.STOP, FinishReason.LENGTH):
+            num_tokens, finish = self._times.num_tokens, FinishReason(outcome)
+            lengths, limit = self._links.lengths, prompt.max_tokens
+            lengths.observe(prompt.model, prompt.tokens, limit, num_tokens, finish)
 
     @property
     def outcome(self) -> str:

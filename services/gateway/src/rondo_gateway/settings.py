@@ -39,6 +39,19 @@ class GatewaySettings(BaseSettings, frozen=True, kw_only=True):
         Literal["", "hermes", "mistral", "llama3_json"],
         Meta(description="how models call tools; by their chat templates if empty"),
     ] = ""
+    lengths: Annotated[
+        str,
+        Meta(
+            description="trained predictors of answer lengths: file, or name=file, with commas; "
+            "by default rondo/lengths.safetensors in a model's folder; off: none"
+        ),
+    ] = ""
+    record_lengths: Annotated[
+        str, Meta(description="file to log prompts and the lengths of their answers in; holds them")
+    ] = ""
+    record_lengths_max_bytes: Annotated[
+        int, Meta(ge=1, description="size at which that file takes no more")
+    ] = 2**28
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest HTTP body")] = 4 * 2**20
     file_max_mib: Annotated[int, Meta(ge=1, description="largest file of a batch")] = 200
     files_max_mib: Annotated[int, Meta(ge=1, description="all files of batches together")] = 1024
