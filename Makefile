@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PROJECTS := -e './shared[local]' -e ./services/gateway -e ./services/coordinator \
+PROJECTS := -e './shared[local]' -e './services/gateway[lengths]' -e ./services/coordinator \
             -e './services/worker[torch]' -e ./bench
 MANIFESTS := constraints.txt shared/pyproject.toml $(wildcard services/*/pyproject.toml) \
              bench/pyproject.toml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,17 @@ def test_a_wrong_setting_says_so(setting: str, problem: str) -> None:
 def test_models_without_a_predictor_have_none(tmp_path: Path) -> None:
     assert trained_models("", {"a": tmp_path}) == {}
     assert trained_models("off", {"a": tmp_path}) == {}
+
+
+def test_without_numpy_a_predictor_that_is_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rondo" / "lengths.safetensors"
+    file.parent.mkdir()
+    file.touch()
+    monkeypatch.delitem(sys.modules, "rondo.lengths.model_file", raising=False)
+    monkeypatch.delattr("rondo.lengths.model_file", raising=False)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert trained_models("", {"a": tmp_path}) == {}
+    with pytest.raises(ConfigError, match=r"RONDO_LENGTHS: needs numpy"):
+        trained_models(str(file), {"a": tmp_path})

@@ -116,8 +116,13 @@ def trained_models(setting: str, folders: Mapping[str, Path]) -> dict[str, Lengt
     files = _files(setting, folders)
     if not files:
         return {}
-    from rondo.lengths import model_file  # numpy takes 0.1 s and 20 MiB: only where it is used
-
+    try:
+        from rondo.lengths import model_file  # numpy takes 0.1 s and 20 MiB: only where it is used
+    except ImportError as error:
+        if setting:
+            raise ConfigError(_LENGTHS, f"needs {error.name}: rondo-gateway[lengths]") from error
+        logs.warning(log, "length_predictor_unused", missing=error.name)
+        return {}
     found = {name: model_file.load(path, _LENGTHS) for name, path in files.items()}
     for name, path in files.items():
         logs.info(log, "length_predictor", model=name, path=str(path))
