@@ -36,8 +36,10 @@ async def flame_graph(pid: int, page: Path) -> AsyncIterator[None]:
         raise ConfigError("--flames", "py-spy is not installed (pip install py-spy)")
     _make_room(page)
     sampler = await asyncio.create_subprocess_exec(
-        *(py_spy, "record", "--pid", str(pid), "--rate", str(RATE_HZ)),
+        # The graph's title is the command line, and is to name no folder of this machine.
+        *("py-spy", "record", "--pid", str(pid), "--rate", str(RATE_HZ)),
         *("--format", "flamegraph", "--output", str(page), "--duration", "unlimited"),
+        executable=py_spy,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
