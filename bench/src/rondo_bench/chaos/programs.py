@@ -10,7 +10,7 @@ from pathlib import Path
 from rondo.errors import RondoError
 from rondo.local.status import cluster_status
 
-#: What the command line of a program contains.
+#: An argument of each program's command line, or the name of the file that is run.
 MARKS = {
     "worker": "rondo_worker",
     "coordinator": "rondo_coordinator",
@@ -26,8 +26,8 @@ def programs_of(parents: Sequence[int], program: str) -> list[int]:
 
     Those that are just being started, and do not listen yet, are left out.
     """
-    mark = MARKS[program].encode()
-    return sorted(pid for pid in _children(parents) if mark in _of(pid, "cmdline") and _is_up(pid))
+    mark = MARKS[program]
+    return sorted(pid for pid in _children(parents) if mark in _names(pid) and _is_up(pid))
 
 
 async def owner_pid(parents: Sequence[int], nats_url: str) -> int | None:
@@ -56,6 +56,15 @@ def _of(pid: int, what: str) -> bytes:
         return Path(f"/proc/{pid}/{what}").read_bytes()
     except OSError:
         return b""
+
+
+def _names(pid: int) -> set[str]:
+    """The arguments of its command line, without folders.
+
+    A part of one is not enough: Python's fork server names modules that it may load.
+    """
+    arguments = _of(pid, "cmdline").decode(errors="replace").split("\0")
+    return {argument.rpartition("/")[2] for argument in arguments}
 
 
 def _is_up(pid: int) -> bool:
