@@ -88,7 +88,9 @@ class Fleets(RuleBasedStateMachine):
         assert {i: m for i, m in before.items() if i not in moved} == {
             i: m for i, m in kept.items() if i not in moved
         }
-        assert self.fleet.draining == draining
+        # The record has an order in each macro-instance only: who of two is called back first may
+        # change.
+        assert sorted(self.fleet.draining) == sorted(draining)
 
     @invariant()
     def everybody_has_one_place(self) -> None:
