@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -226,6 +225,17 @@ def test_cancelling_keeps_what_is_done(slow: OpenAI) -> None:
         slow.batches.cancel(batch.id)
 
 
+def await_lines(client: OpenAI, batch: Batch, num_lines: int) -> None:
+    """Return when so many lines are done and others are not."""
+
+    def begun() -> bool:
+        found = client.batches.retrieve(batch.id)
+        assert found.status in ("validating", "in_progress"), "it was over too soon"
+        return found.request_counts is not None and found.request_counts.completed >= num_lines
+
+    eventually(begun, f"{num_lines} lines are done", WAIT_S)
+
+
 @pytest.mark.timeout(600)
 def test_every_line_once_although_all_kinds_of_programs_die(
     tmp_path: Path, fast_profile: Path
@@ -236,10 +246,14 @@ def test_every_line_once_although_all_kinds_of_programs_die(
         client = OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=8)
         batch = submit(client, [chat_line(i, max_tokens=30) for i in range(num_lines)])
         chance = random.Random(1)
-        for module in ("rondo_worker", "rondo_coordinator", "rondo_gateway", "rondo_gateway"):
-            time.sleep(2.0)
-            found = client.batches.retrieve(batch.id)
-            assert found.status in ("validating", "in_progress"), "it was over too soon"
+        # By its progress, not by the clock: a fast machine must not be done before the last kill.
+        for done, module in (
+            (0.05, "rondo_worker"),
+            (0.2, "rondo_coordinator"),
+            (0.35, "rondo_gateway"),
+            (0.5, "rondo_gateway"),
+        ):
+            await_lines(client, batch, int(done * num_lines))
             pids = [pid for pid, args in cluster.children().items() if args.endswith(module)]
             os.kill(chance.choice(sorted(pids)), signal.SIGKILL)
         found = wait(client, batch, timeout_s=300.0)

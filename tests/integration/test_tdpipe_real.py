@@ -12,7 +12,8 @@ from rondo.types import Phase
 from rondo_bench.engines.shape import Shape
 from rondo_bench.tdpipe.real_bench import run_real, verdict
 from rondo_bench.tdpipe.real_run import RealRun
-from rondo_bench.tdpipe.real_setup import HYBRID, NAMES, RealOptions, make_requests
+from rondo_bench.tdpipe.real_setup import RealOptions, make_requests
+from rondo_bench.tdpipe.simulated import HYBRID, NAMES
 from rondo_worker.engines.pipeline import StageSpan
 
 SHAPE = Shape(layers=4, hidden=64, heads=2, inner=96, vocabulary=400, positions=256)

@@ -5,12 +5,12 @@ Surface: `Logprobs` with `pack`, `join`, `part`, `at`, and its rows as `TokenLog
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
+
+from rondo.packing import pack, unpack
 
 #: Bytes of an int32 and of a float32.
 _ITEM_BYTES = 4
@@ -51,7 +51,7 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True):
         cls, num_top: int, own: Sequence[float], ids: Sequence[int], best: Sequence[float]
     ) -> Logprobs:
         """From plain numbers; `ids` and `best` are flat, row after row."""
-        return cls(num_top, _bytes("f", own), _bytes("i", ids), _bytes("f", best))
+        return cls(num_top, pack("f", own), pack("i", ids), pack("f", best))
 
     @classmethod
     def join(cls, parts: Iterable[Logprobs]) -> Logprobs:
@@ -89,25 +89,10 @@ class Logprobs(msgspec.Struct, frozen=True, array_like=True):
 
     def rows(self) -> list[TokenLogprobs]:
         """The rows, unpacked."""
-        own, ids, best = _numbers("f", self.own), _numbers("i", self.ids), _numbers("f", self.best)
+        own, ids, best = unpack("f", self.own), unpack("i", self.ids), unpack("f", self.best)
         pairs = list(zip(ids, best, strict=True))
         top = self.num_top
         return [
             TokenLogprobs(value, tuple(pairs[row * top : (row + 1) * top]))
             for row, value in enumerate(own)
         ]
-
-
-def _bytes(code: str, numbers: Sequence[float]) -> bytes:
-    values = array(code, numbers)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
-
-
-def _numbers(code: str, data: bytes) -> list[int]:
-    values = array(code)
-    values.frombytes(data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tolist()

@@ -15,7 +15,7 @@ from rondo.types import Slo
 from rondo_bench.engines.shape import Shape
 from rondo_bench.goodput_real.measure import one_run, target_of, unloaded
 from rondo_bench.goodput_real.model import write_model
-from rondo_bench.goodput_real.records import Cell, Run, Store
+from rondo_bench.goodput_real.records import Cell, Run, Store, by_seed
 from rondo_bench.goodput_real.search import bracket, next_step
 from rondo_bench.goodput_real.sides import Running, Setup, Side, start_side
 from rondo_bench.goodput_real.workloads import Workload
@@ -82,12 +82,11 @@ def _cells(options: Options, store: Store, seed: int, number: int) -> Iterator[t
     begins."""
     turn = (seed + number) % len(options.sides)
     for workload in options.workloads:
-        base_rate = store.unloaded[workload.name].base_rate
         for side in [*options.sides[turn:], *options.sides[:turn]]:
             step = plan(store.runs, workload.name, side.name, seed, options.targets)
             if step is None:
                 continue
-            rate = base_rate * store.header.ratio**step
+            rate = store.rate(workload.name, step)
             yield (
                 side,
                 Cell(workload=workload.name, side=side.name, seed=seed, step=step, rate=rate),
@@ -101,14 +100,11 @@ def plan(
 
     A search begins where those of the seeds before ended.
     """
-    by_seed: dict[int, dict[int, float]] = {}
-    for run in runs:
-        if run.workload == workload and run.side == side:
-            by_seed.setdefault(run.seed, {})[run.step] = run.attainment
-    before = [shares for number, shares in by_seed.items() if number < seed]
+    found = by_seed(runs, workload, side)
+    before = [shares for number, shares in found.items() if number < seed]
     starts = [_start(before, target) for target in targets]
     stride = STRIDE if before else FIRST_STRIDE
-    return next_step(by_seed.get(seed, {}), targets, starts, stride)
+    return next_step(found.get(seed, {}), targets, starts, stride)
 
 
 def _start(before: Sequence[Mapping[int, float]], target: float) -> int:

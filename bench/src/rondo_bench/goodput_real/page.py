@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from rondo_bench.goodput_real.model import NAME
-from rondo_bench.goodput_real.records import Header, Run, Store, Unloaded
+from rondo_bench.goodput_real.records import Header, Run, Store, Unloaded, by_seed
 from rondo_bench.goodput_real.search import goodput
 from rondo_bench.goodput_real.workloads import WORKLOADS
 from rondo_bench.machine import span
@@ -16,8 +16,6 @@ OURS = "padg"
 #: Bars of the P99 ratio of our best side to the best of the others.
 BARS = {"sharegpt": 1.2, "longbench": 1.3}
 BAR_TARGET = 0.99
-
-Shares = dict[int, float]
 
 
 def as_markdown(stores: Sequence[Store], targets: Sequence[float], command: str) -> str:
@@ -30,21 +28,11 @@ def as_markdown(stores: Sequence[Store], targets: Sequence[float], command: str)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def by_seed(runs: Sequence[Run], workload: str, side: str) -> dict[int, Shares]:
-    """Attainment by step, of each seed."""
-    found: dict[int, Shares] = {}
-    for run in runs:
-        if (run.workload, run.side) == (workload, side):
-            found.setdefault(run.seed, {})[run.step] = run.attainment
-    return found
-
-
 def goodputs(store: Store, workload: str, side: str, target: float) -> dict[int, float]:
     """Goodput of each seed whose search has ended, in requests/s."""
-    base = store.unloaded[workload].base_rate
     found: dict[int, float] = {}
     for seed, shares in sorted(by_seed(store.runs, workload, side).items()):
-        rates = {step: base * store.header.ratio**step for step in shares}
+        rates = {step: store.rate(workload, step) for step in shares}
         value = goodput(shares, rates, target)
         if value is not None:
             found[seed] = value
@@ -59,8 +47,7 @@ def pooled(store: Store, workload: str, side: str, target: float) -> float | Non
         if (run.workload, run.side) == (workload, side):
             good[run.step] = good.get(run.step, 0.0) + run.attainment * run.offered
             offered[run.step] = offered.get(run.step, 0) + run.offered
-    base = store.unloaded[workload].base_rate
-    rates = {step: base * store.header.ratio**step for step in good}
+    rates = {step: store.rate(workload, step) for step in good}
     return goodput({step: good[step] / offered[step] for step in good}, rates, target)
 
 

@@ -6,6 +6,7 @@ can be made of it at any time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -99,6 +100,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     load_average: float
 
 
+def by_seed(runs: Sequence[Run], workload: str, side: str) -> dict[int, dict[int, float]]:
+    """Attainment by step, of each seed."""
+    found: dict[int, dict[int, float]] = {}
+    for run in runs:
+        if (run.workload, run.side) == (workload, side):
+            found.setdefault(run.seed, {})[run.step] = run.attainment
+    return found
+
+
 Line = Header | Unloaded | Run
 _decode = msgspec.json.Decoder(Line).decode
 
@@ -129,6 +139,10 @@ class Store:
         if header is None:
             raise ConfigError("--runs-file", f"{path} is empty")
         return cls(path, header)
+
+    def rate(self, workload: str, step: int) -> float:
+        """Requests a second at a step of a workload's grid."""
+        return self.unloaded[workload].base_rate * self.header.ratio**step
 
     def add(self, line: Unloaded | Run) -> None:
         """Keeps it, on disk too."""

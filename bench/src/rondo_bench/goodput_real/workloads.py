@@ -14,25 +14,38 @@ from pathlib import Path
 
 import msgspec
 
-from rondo.errors import ConfigError
 from rondo.perf.profile import load_profile
 from rondo.types import Chunk, Slo
+from rondo_bench.experiments.cases import PROFILES, Dataset, dataset
+from rondo_bench.offered import poisson_of
 from rondo_bench.sim.records import Arrival
-from rondo_bench.sim.workload import WorkloadSpec, make_workload
 
 #: One of the systems of the paper's figures.
-PAPER_PROFILE = "codellama-34b-l20-tp4"
+PAPER_PROFILE = PROFILES["codellama-34b", "l20"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Workload:
-    """A data set of the paper: its file here, mean lengths in tokens, and objectives there."""
+    """A data set of the paper, and its mean lengths in tokens."""
 
-    name: str
-    lengths: str
+    dataset: Dataset
     prompt_tokens: float
     output_tokens: float
-    paper: Slo
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+        return self.dataset.name
+
+    @property
+    def lengths(self) -> str:
+        """Its file here."""
+        return self.dataset.file
+
+    @property
+    def paper(self) -> Slo:
+        """The paper's objectives."""
+        return self.dataset.slo
 
     def unloaded_there(self) -> tuple[float, float]:
         """Seconds of its mean request alone on L20: prefill, and one decode step halfway."""
@@ -63,40 +76,14 @@ class Workload:
         Raises:
             ConfigError: the length file is not there.
         """
-        path = folder / self.lengths
-        if not path.is_file():
-            raise ConfigError("--lengths-dir", f"no file {path}")
-        spec = WorkloadSpec(
-            lengths=str(path),
-            rate=rate,
-            num_requests=max(1, round(rate * duration_s)),
-            seed=seed,
-        )
-        return [scaled(arrival, scale) for arrival in make_workload(spec)]
+        arrivals = poisson_of(folder, self.lengths, rate=rate, duration_s=duration_s, seed=seed)
+        return [scaled(arrival, scale) for arrival in arrivals]
 
 
 WORKLOADS: Sequence[Workload] = (
-    Workload(
-        name="alpaca",
-        lengths="ecoserve_matched_alpaca_20k.csv.gz",
-        prompt_tokens=20.63,
-        output_tokens=163.80,
-        paper=Slo(ttft_s=1.0, tpot_s=0.1),
-    ),
-    Workload(
-        name="sharegpt",
-        lengths="ecoserve_matched_sharegpt_20k.csv.gz",
-        prompt_tokens=343.76,
-        output_tokens=237.20,
-        paper=Slo(ttft_s=5.0, tpot_s=0.1),
-    ),
-    Workload(
-        name="longbench",
-        lengths="ecoserve_matched_longbench_20k.csv.gz",
-        prompt_tokens=2686.89,
-        output_tokens=101.78,
-        paper=Slo(ttft_s=15.0, tpot_s=0.1),
-    ),
+    Workload(dataset("alpaca"), 20.63, 163.80),
+    Workload(dataset("sharegpt"), 343.76, 237.20),
+    Workload(dataset("longbench"), 2686.89, 101.78),
 )
 
 

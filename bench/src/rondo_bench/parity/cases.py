@@ -8,11 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from rondo.errors import ConfigError
 from rondo.perf.profile import LatencyProfile
 from rondo.types import Slo
+from rondo_bench.offered import poisson_of
 from rondo_bench.sim.records import Arrival
-from rondo_bench.sim.workload import WorkloadSpec, make_workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +37,10 @@ class Case:
         Raises:
             ConfigError: the length file is not there.
         """
-        path = folder / self.lengths
-        if not path.is_file():
-            raise ConfigError("--lengths-dir", f"no file {path}")
-        spec = WorkloadSpec(
-            lengths=str(path),
-            rate=self.rate,
-            num_requests=max(1, round(self.rate * self.duration_s)),
-            seed=seed,
+        arrivals = poisson_of(
+            folder, self.lengths, rate=self.rate, duration_s=self.duration_s, seed=seed
         )
-        return [fitting(arrival, max_model_len) for arrival in make_workload(spec)]
+        return [fitting(arrival, max_model_len) for arrival in arrivals]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

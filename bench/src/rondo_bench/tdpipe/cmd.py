@@ -12,10 +12,8 @@ from rondo.errors import ConfigError
 from rondo_bench.tdpipe import real
 from rondo_bench.tdpipe.model import SHAPES
 from rondo_bench.tdpipe.page import write_page
-from rondo_bench.tdpipe.simulated import NAMES, draw_requests
+from rondo_bench.tdpipe.simulated import LENGTHS, NAMES, draw_requests
 from rondo_bench.tdpipe.study import compare, study_all
-
-LENGTHS = Path("../shared/data/lengths/sharegpt_40k_with_predicted_output.csv.gz")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

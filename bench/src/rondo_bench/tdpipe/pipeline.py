@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rondo.errors import InvariantError
@@ -84,14 +84,19 @@ class SimPipeline:
 
 
 def bubble_share(record: PipeRecord) -> float:
-    """Share of the stages' time without work, between ramp-up and drain.
+    """Share of the stages' time without work, between ramp-up and drain; see `idle_share`."""
+    return idle_share(record.spans, record.prompts_done_s)
+
+
+def idle_share(stages: Iterable[Sequence[tuple[float, float]]], prompts_done_s: float) -> float:
+    """Share of the stages' time without work, from their steps' begins and ends.
 
     For each stage from its first step's begin to the end of its last step that began before the
     last prompt had been prefilled.
     """
     idle_s = total_s = 0.0
-    for spans in record.spans:
-        inside = [span for span in spans if span[0] < record.prompts_done_s]
+    for spans in stages:
+        inside = [span for span in spans if span[0] < prompts_done_s]
         if not inside:
             continue
         length_s = inside[-1][1] - inside[0][0]

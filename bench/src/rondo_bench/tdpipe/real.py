@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from rondo_bench.tdpipe.real_setup import NAMES, RealOptions
+from rondo_bench.tdpipe.real_setup import RealOptions
+from rondo_bench.tdpipe.simulated import NAMES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

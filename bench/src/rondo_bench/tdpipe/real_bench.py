@@ -30,11 +30,11 @@ from rondo_bench.tdpipe.real_chart import draw_stages
 from rondo_bench.tdpipe.real_run import RealRun, Texts, reference, run_pipeline
 from rondo_bench.tdpipe.real_setup import (
     BLOCK_SIZE,
-    HYBRID,
     RealOptions,
     RealRequest,
     make_requests,
 )
+from rondo_bench.tdpipe.simulated import HYBRID
 from rondo_worker.engines.calibrate import calibrate
 from rondo_worker.engines.pipeline import PipelineEngine
 from rondo_worker.engines.pipeline.split import parse_cores

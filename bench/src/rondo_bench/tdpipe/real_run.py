@@ -11,6 +11,7 @@ from rondo.errors import InvariantError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.tdpipe import PipeScheduler, PipeStep
+from rondo_bench.tdpipe.pipeline import idle_share
 from rondo_bench.tdpipe.real_setup import RealRequest
 from rondo_worker.engines.pipeline import PipelineEngine, StageSpan
 from rondo_worker.engines.torch import TorchEngine
@@ -42,17 +43,9 @@ class RealRun:
 
     @property
     def bubble_share(self) -> float:
-        """Share of the stages' time without work, from each one's first step to the end of its
-        last step that began before the last prompt had been prefilled: without ramp-up and drain.
-        """
-        idle_s = total_s = 0.0
-        for line in self.spans:
-            inside = [span for span in line if span.begin_s < self.prompts_done_s]
-            if inside:
-                length_s = inside[-1].end_s - inside[0].begin_s
-                idle_s += length_s - sum(span.end_s - span.begin_s for span in inside)
-                total_s += length_s
-        return idle_s / total_s if total_s else 0.0
+        """Share of the stages' time without work, between ramp-up and drain; see `idle_share`."""
+        stages = ([(step.begin_s, step.end_s) for step in line] for line in self.spans)
+        return idle_share(stages, self.prompts_done_s)
 
 
 def run_pipeline(

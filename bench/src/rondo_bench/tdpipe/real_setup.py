@@ -12,16 +12,13 @@ from rondo.policy.plan import Job
 from rondo.types import Sampling, Slo
 from rondo_bench.engines.shape import Shape
 from rondo_bench.sim.lengths import LengthTable, load_lengths
+from rondo_bench.tdpipe.simulated import LENGTHS
 from rondo_worker.engines.base import EngineRequest
 
 #: 57 million weights. Many layers and a small head, so that two stages are alike, in a prefill step
 #: (which spares the last layer most rows) as in a decode step (which needs the head for each row).
 SHAPE = Shape(layers=32, hidden=384, heads=6, inner=1024, vocabulary=1024, positions=1024)
-#: ShareGPT's lengths, in tokens of prompt and answer.
-LENGTHS = Path("../shared/data/lengths/sharegpt_40k_with_predicted_output.csv.gz")
 BLOCK_SIZE = 16
-HYBRID = "pp-hybrid"
-NAMES = ("tdpipe", "tdpipe-fused", "pp-separate", HYBRID)
 #: Nobody waits at a screen.
 SLO = Slo(ttft_s=1e6, tpot_s=1e6)
 #: Classes of the length predictor, by percentile, as in the paper.
@@ -83,7 +80,7 @@ def make_requests(options: RealOptions, count: int) -> list[RealRequest]:
         ConfigError: the file is not there, or cannot be read.
     """
     if not options.lengths.is_file():
-        raise ConfigError("--lengths", f"{options.lengths} is not there")
+        raise ConfigError("--real-lengths", f"{options.lengths} is not there")
     whole = load_lengths(options.lengths)
     short = whole.prompt_tokens <= options.longest_prompt
     table = LengthTable(whole.prompt_tokens[short], whole.output_tokens[short])

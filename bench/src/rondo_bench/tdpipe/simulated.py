@@ -17,6 +17,8 @@ from rondo_bench.sim.lengths import load_lengths
 from rondo_bench.tdpipe.model import BLOCK_SIZE, ModelShape, TensorParallel, load_model
 from rondo_bench.tdpipe.pipeline import SimPipeline, bubble_share
 
+#: ShareGPT's lengths, in tokens of prompt and answer, with predictions.
+LENGTHS = Path("../shared/data/lengths/sharegpt_40k_with_predicted_output.csv.gz")
 HYBRID = "pp-hybrid"
 NAMES = ("tdpipe", "tdpipe-fused", "pp-separate", HYBRID)
 BUDGETS = (128, 192, 256, 320, 384, 512, 1024, 2048)

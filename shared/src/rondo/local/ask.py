@@ -35,7 +35,7 @@ async def stream(
     """
     async with session.post(url, json={**body, "stream": True}) as response:
         if response.status != 200:
-            raise ApiFailed(response.status, _message(await response.text()))
+            raise ApiFailed(response.status, error_message(await response.text()))
         async for line in response.content:
             if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                 continue
@@ -74,7 +74,8 @@ def _authorization() -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def _message(text: str) -> str:
+def error_message(text: str) -> str:
+    """What an answer says that is no success; the beginning of its text if that is not ours."""
     try:
         message: str = json.loads(text)["error"]["message"]
     except (ValueError, KeyError, TypeError):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rondo.errors import ConfigError
 from rondo.local import run_dir as rd
-from rondo.local.ask import ApiFailed
+from rondo.local.ask import KEY_VARIABLE, ApiFailed, error_message
 
 POLL_S = 0.5
 #: How long the API may be away; the batch does not mind.
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     The API key is that of RONDO_API_KEY or OPENAI_API_KEY.
     """
     url = args.url or rd.read_state(args.run_dir).api_url
-    key = os.environ.get("RONDO_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    key = os.environ.get(KEY_VARIABLE) or os.environ.get("OPENAI_API_KEY")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         return asyncio.run(_run(args, url.removesuffix("/").removesuffix("/v1"), headers))
@@ -136,10 +136,9 @@ class _Api:
             ApiFailed: the API refused.
         """
         async with self._session.request(method, path, **body) as response:
-            content = await response.json(content_type=None)
             if response.status != 200:
-                raise ApiFailed(response.status, content["error"]["message"])
-            return dict(content)
+                raise ApiFailed(response.status, error_message(await response.text()))
+            return dict(await response.json())
 
     async def patiently(self, method: str, path: str) -> dict[str, Any]:
         """The same, however often the API is away for a moment."""
@@ -161,7 +160,7 @@ class _Api:
             if file_id is not None:
                 async with self._session.get(f"/v1/files/{file_id}/content") as response:
                     if response.status != 200:
-                        raise ApiFailed(response.status, await response.text())
+                        raise ApiFailed(response.status, error_message(await response.text()))
                     async for data in response.content.iter_chunked(CHUNK_BYTES):
                         file.write(data)
         part.replace(path)

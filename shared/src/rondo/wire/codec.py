@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Sequence
 
 import msgspec
 
 from rondo.errors import DecodeError
+from rondo.packing import pack, unpack
 from rondo.wire.messages import Message
 
 #: Raised when a message changes in a way that an older program cannot read.
@@ -43,10 +42,7 @@ def decode(data: bytes) -> Message:
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
     """Token ids as little-endian int32."""
-    values = array("i", tokens)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+    return pack("i", tokens)
 
 
 def unpack_tokens(data: bytes) -> list[int]:
@@ -57,19 +53,12 @@ def unpack_tokens(data: bytes) -> list[int]:
     """
     if len(data) % 4:
         raise DecodeError(f"prompt: {len(data)} bytes are no whole number of int32 tokens")
-    values = array("i")
-    values.frombytes(data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tolist()
+    return unpack("i", data)
 
 
 def pack_floats(numbers: Sequence[float]) -> bytes:
     """Numbers as little-endian float32."""
-    values = array("f", numbers)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+    return pack("f", numbers)
 
 
 def unpack_floats(data: bytes) -> list[float]:
@@ -80,8 +69,4 @@ def unpack_floats(data: bytes) -> list[float]:
     """
     if len(data) % 4:
         raise DecodeError(f"vector: {len(data)} bytes are no whole number of float32 numbers")
-    values = array("f")
-    values.frombytes(data)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tolist()
+    return unpack("f", data)

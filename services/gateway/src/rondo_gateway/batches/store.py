@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from rondo.bus import subjects
 from rondo.bus.protocol import Bus, KeyValue
 from rondo.errors import CapacityError
@@ -54,14 +56,7 @@ class FileStore:
 
     async def finish(self, record: FileRecord, num_bytes: int, num_chunks: int) -> FileRecord:
         """Makes a file of chunks that are there."""
-        record = FileRecord(
-            file_id=record.file_id,
-            filename=record.filename,
-            purpose=record.purpose,
-            num_bytes=num_bytes,
-            num_chunks=num_chunks,
-            created_at=record.created_at,
-        )
+        record = msgspec.structs.replace(record, num_bytes=num_bytes, num_chunks=num_chunks)
         await (await self._records()).put(record.file_id, record)
         return record
 
