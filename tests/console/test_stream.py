@@ -172,6 +172,9 @@ async def test_pages_and_what_is_refused(bus: Bus) -> None:
         assert "unsafe" not in policy
         again = await client.get(console.url, headers={"if-none-match": page.headers["etag"]})
         assert again.status_code == 304
+        for answer in (page, again):
+            assert answer.headers["content-security-policy"] == policy
+            assert answer.headers.get_list("cache-control") == ["no-cache"]
         assert (await client.get(f"{console.url}nothing.js")).status_code == 404
         assert (await client.get(f"{console.url}../settings.py")).status_code == 404
         home = await client.get(console.url.removesuffix("/"))

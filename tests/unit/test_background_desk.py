@@ -33,7 +33,13 @@ def progress(**changes: object) -> Progress:
     return msgspec.structs.replace(idle, **changes)
 
 
-def join(policy: MacroState, instance_id: str, at_s: float = 0.0, **changes: object) -> None:
+def join(
+    policy: MacroState,
+    instance_id: str,
+    at_s: float = 0.0,
+    background_pools: float = events.BACKGROUND_POOLS,
+    **changes: object,
+) -> None:
     info = events.InstanceInfo(
         instance_id=instance_id,
         latency=PROFILE,
@@ -42,6 +48,7 @@ def join(policy: MacroState, instance_id: str, at_s: float = 0.0, **changes: obj
         max_model_len=1600,
         max_running=8,
         max_prefill_tokens=512,
+        background_pools=background_pools,
     )
     changes.setdefault("members", ())
     joined = events.InstanceJoined(at_s=at_s, instance=info, progress=progress(**changes))
@@ -159,3 +166,11 @@ def test_cancelled_refused_and_gone() -> None:
     policy.handle(events.InstanceLeft(at_s=1001.0, instance_id="a"))
     join(policy, "a", 1002.0)
     assert admits(arrive(policy, "r6", at_s=1003.0)) == {"r6": "a"}
+
+
+@pytest.mark.parametrize(("pools", "num"), [(0.8, 4), (3.0, 15)])
+def test_an_instance_may_take_more_than_fits_and_queue_it(pools: float, num: int) -> None:
+    policy = policy_of("padg")
+    join(policy, "a", background_pools=pools)
+    placed = [name for i in range(30) for name in admits(arrive(policy, f"r{i}"))]
+    assert len(placed) == num, "each is to have 20 of 100 blocks at its end"

@@ -7,7 +7,8 @@ import pytest
 from rondo.errors import ConfigError
 from rondo.types import Slo
 from rondo_gateway.errors import ApiError
-from rondo_gateway.slo import SloOptions, parse_classes, resolve
+from rondo_gateway.settings import GatewaySettings
+from rondo_gateway.slo import SloOptions, classes_of, parse_classes, resolve, standard_of
 
 STANDARD = Slo(ttft_s=5.0, tpot_s=0.1)
 CLASSES = parse_classes("interactive=500/40, batch = 60000/1000", STANDARD)
@@ -21,6 +22,14 @@ def test_the_setting_names_classes() -> None:
     } == CLASSES
     assert parse_classes("", STANDARD) == {"standard": STANDARD}
     assert parse_classes("standard=1000/1", STANDARD)["standard"].ttft_s == 1.0
+
+
+def test_requests_that_name_no_class_get_the_standard_one() -> None:
+    given = GatewaySettings(models="m", slo_ttft_ms=2000.0, slo_tpot_ms=80.0)
+    assert standard_of(given) == Slo(ttft_s=2.0, tpot_s=0.08)
+    assert list(classes_of(given)) == ["standard", "interactive", "batch"]
+    named = GatewaySettings(models="m", slo_ttft_ms=2000.0, slo_classes="standard=1000/50")
+    assert standard_of(named) == Slo(ttft_s=1.0, tpot_s=0.05)
 
 
 @pytest.mark.parametrize("wrong", ["fast", "fast=5", "fast=5/x", "=5/5", "fast=0/5", "a=nan/1"])

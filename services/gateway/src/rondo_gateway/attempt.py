@@ -55,7 +55,8 @@ DAMAGED_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one answer is to be generated from. `arrival_s` is on this gateway's clock."""
+    """What one answer is to be generated from. `arrival_s` is on this gateway's clock;
+    `predicted_tokens` are those of the whole answer, 0 where nobody has predicted them yet."""
 
     request_id: str
     model: str
@@ -69,6 +70,7 @@ class Prompt:
     grammar_param: str = "response_format"
     span: tracing.Span = tracing.NOTHING
     background: bool = False
+    predicted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ class Attempt:
         self._answer.params["grammar"] = prompt.grammar_param
         self._macro_id = ""  # where it was submitted to
         self._admission_span = tracing.NOTHING
-        self._predicted = links.lengths.predict(
+        known = 0 if done else prompt.predicted_tokens
+        self._predicted = known or links.lengths.predict(
             prompt.model,
             prompt.tokens,
             prompt.max_tokens,

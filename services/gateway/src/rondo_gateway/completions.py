@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from rondo.errors import RondoError
-from rondo_gateway.attempt import Links, Prompt
+from rondo_gateway.attempt import Links
 from rondo_gateway.choices import ChoiceCollector, ChoiceShaper, Echo, Shaped
 from rondo_gateway.disconnect import ClientGone, while_connected
 from rondo_gateway.errors import sse_error_frame, to_api_error
 from rondo_gateway.event_stream import EventStream
 from rondo_gateway.generation import Generation, Piece
+from rondo_gateway.job import Job
 from rondo_gateway.ledger import server_timing, slowest
-from rondo_gateway.limits import check_prompt_logprobs, output_limit
-from rondo_gateway.plan import GenerationPlan
 from rondo_gateway.request_span import begin_request, end_request
 from rondo_gateway.responses import (
     DONE,
@@ -34,27 +32,9 @@ from rondo_gateway.responses import (
     usage,
 )
 from rondo_gateway.scores import ScoreShaper
-from rondo_gateway.text.assembler import TextRules
-from rondo_gateway.text.model_files import ModelFiles
 
 #: What a client that went away would have got; nobody sees it (nginx's number for it).
 STATUS_CLIENT_GONE = 499
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One HTTP request, checked and tokenised. `prompts` are token ids, one or several; `texts`
-    what an echo of each shows; `traceparent` is the client's trace, if it has one."""
-
-    kind: Kind
-    model: ModelFiles
-    max_model_len: int
-    prompts: Sequence[list[int]]
-    prompt_param: str
-    plan: GenerationPlan
-    arrival_s: float
-    texts: Sequence[str] = ()
-    traceparent: str = ""
 
 
 class Completion:
@@ -68,56 +48,10 @@ class Completion:
         self._job = job
         self._prompt_tokens = sum(len(prompt) for prompt in job.prompts)
         self._span = begin_request(job.kind, job.model.name, job.traceparent, job.arrival_s)
-        prompts = self._split(job)
+        prompts = job.candidates(self._head.response_id, self._span, links.lengths)
         self._generations = [Generation(links, p, job.model.tokenizer) for p in prompts]
         self._num_tokens = [0] * len(self._generations)
         self._stream: EventStream | None = None
-
-    def _split(self, job: Job) -> list[Prompt]:
-        """One prompt a candidate, in the order of the choices' indices.
-
-        Raises:
-            ApiError: prompt and answer do not fit into the context.
-        """
-        plan = job.plan
-        limits = [self._limit(job, prompt) for prompt in job.prompts]
-        per_prompt = len(plan.samplings) // len(job.prompts)
-        return [
-            Prompt(
-                request_id=f"{self._head.response_id}-{index}",
-                model=job.model.name,
-                tokens=job.prompts[index // per_prompt],
-                max_tokens=limits[index // per_prompt],
-                sampling=sampling,
-                slo=plan.slo,
-                rules=TextRules(
-                    stops=plan.stops,
-                    stop_token_ids=sampling.stop_token_ids,
-                    min_tokens=sampling.min_tokens,
-                    include_stop=plan.include_stop,
-                    hide_special=plan.hide_special,
-                    scored=sampling.logprobs is not None,
-                ),
-                ignore_eos=plan.ignore_eos,
-                arrival_s=job.arrival_s,
-                grammar_param=plan.grammar_param,
-                span=self._span,
-                background=plan.background,
-            )
-            for index, sampling in enumerate(plan.samplings)
-        ]
-
-    def _limit(self, job: Job, prompt: Sequence[int]) -> int:
-        plan = job.plan
-        check_prompt_logprobs(len(prompt), plan.samplings[0].prompt_logprobs)
-        return output_limit(
-            len(prompt),
-            plan.max_tokens,
-            job.max_model_len,
-            default=plan.default_max_tokens,
-            min_tokens=plan.samplings[0].min_tokens,
-            prompt_param=job.prompt_param,
-        )
 
     async def respond(self, request: Request) -> Response:
         """The whole answer, or the stream of it once every choice was admitted.
@@ -168,7 +102,7 @@ class Completion:
         collectors = [self._collect(index) for index in range(len(self._generations))]
         found = list(await asyncio.gather(*collectors))
         plan = self._job.plan
-        per_prompt = len(plan.samplings) // len(self._job.prompts)
+        per_prompt = self._job.per_prompt
         kept: list[ChoiceCollector] = []
         for first in range(0, len(found), per_prompt):
             candidates = list(range(first, first + per_prompt))
@@ -267,7 +201,7 @@ class Completion:
         if plan.logprobs is not None:
             scores = ScoreShaper(job.model.tokenizer, plan.logprobs, as_ids=plan.tokens_as_ids)
         if plan.echo:
-            number = index // (len(plan.samplings) // len(job.prompts))
+            number = index // job.per_prompt
             echo = Echo(job.texts[number], job.prompts[number])
         return ChoiceShaper(job.kind, plan, scores, echo)
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from rondo.types import Slo
 from rondo_gateway import slo
 from rondo_gateway.attempt import Links
 from rondo_gateway.background import is_background
 from rondo_gateway.body import Context, GenerationBody
-from rondo_gateway.completions import Completion, Job
+from rondo_gateway.completions import Completion
 from rondo_gateway.errors import invalid
+from rondo_gateway.job import Job
 from rondo_gateway.limits import check_token_ids
 from rondo_gateway.plan import GenerationPlan
 from rondo_gateway.prompt_ids import prompt_ids
@@ -37,11 +37,9 @@ class GenerateApi:
     """Handlers of the routes that generate text."""
 
     def __init__(self, links: Links, served: ServedModels) -> None:
-        settings = links.settings
-        standard = Slo(ttft_s=settings.slo_ttft_ms / 1e3, tpot_s=settings.slo_tpot_ms / 1e3)
         self._links = links
         self._served = served
-        self._classes = slo.parse_classes(settings.slo_classes, standard)
+        self._classes = slo.classes_of(links.settings)
 
     def install(self, app: FastAPI) -> None:
         """Adds the routes."""

@@ -22,6 +22,7 @@ from rondo.metrics.lifecycle import Lifecycle
 from rondo.service import logs
 from rondo.types import FinishReason
 from rondo.wire.messages import FirstToken
+from rondo_gateway.attainment import CANCELLED
 from rondo_gateway.attempt import Attempt, Links, Prompt
 from rondo_gateway.ledger import ledger_of
 from rondo_gateway.metrics import EndedAnswer
@@ -62,7 +63,7 @@ class Generation:
         self._first: FirstToken | None = None
         self._submitted_s: float | None = None
         self._engine_errors = 0
-        self._outcome = "cancelled"
+        self._outcome = CANCELLED
         self._show: Show | None = None
 
     async def start(self) -> None:

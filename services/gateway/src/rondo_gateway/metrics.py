@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rondo.metrics.lifecycle import Lifecycle
-from rondo.types import FinishReason, Slo
+from rondo.types import Slo
 from rondo.wire.messages import FirstToken
+from rondo_gateway.attainment import COMPLETE, judge
 
 _TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1)
 _LONG_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKEN_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
-
-#: Ends that say nothing about the objectives: the client left, or asked for what cannot be.
-_NOT_JUDGED = ("cancelled", "ApiError")
-_COMPLETE = (FinishReason.STOP.value, FinishReason.LENGTH.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class GatewayMetrics:
         """These models' metrics are there before their first request."""
         for model in models:
             self._of(model)
-            for outcome in _COMPLETE:
+            for outcome in COMPLETE:
                 self._requests.labels(model, outcome)
 
     def ended(self, answer: EndedAnswer) -> None:
@@ -154,7 +151,7 @@ class _OfModel:
         self._observe("ttft", times.ttft_s)
         self._observe("tpot", times.tpot_s)
         self._observe("decode", _span_s(times.first_token_s, times.last_token_s))
-        if answer.outcome in _COMPLETE:
+        if answer.outcome in COMPLETE:
             self._observe("e2e", _span_s(times.arrival_s, times.last_token_s))
             self._observe("answer", float(times.num_tokens))
         admission_s = _span_s(answer.submitted_s, times.admitted_s)
@@ -163,19 +160,11 @@ class _OfModel:
             self._observe("wait", answer.first.waited_s)
             self._observe("queue", admission_s + answer.first.waited_s)
             self._observe("prefill", answer.first.prefill_s)
-        if answer.outcome not in _NOT_JUDGED:
-            self._judge(answer)
-
-    def _judge(self, answer: EndedAnswer) -> None:
-        """Whoever got no answer, or half of one, did not get it in time."""
-        times, slo = answer.times, answer.slo
-        self._judged.inc()
-        complete = answer.outcome in _COMPLETE
-        ttft = complete and times.ttft_s is not None and times.ttft_s <= slo.ttft_s
-        tpot = complete and (times.tpot_s is None or times.tpot_s <= slo.tpot_s)
-        for name, met in (("ttft", ttft), ("tpot", tpot), ("both", ttft and tpot)):
-            if met:
-                self._met[name].inc()
+        if met := judge(answer.outcome, times.ttft_s, times.tpot_s, answer.slo):
+            self._judged.inc()
+            for name, kept in (("ttft", met.ttft), ("tpot", met.tpot), ("both", met.both)):
+                if kept:
+                    self._met[name].inc()
 
     def _observe(self, name: str, value: float | None) -> None:
         if value is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rondo import tracing
-from rondo.types import FinishReason
+from rondo_gateway.attainment import CANCELLED, COMPLETE
 from rondo_gateway.responses import Head, Kind
 
 _OPERATIONS = {
@@ -17,7 +17,7 @@ _OPERATIONS = {
     Kind.EMBEDDINGS: "embeddings",
 }
 #: Ends that are no failure of ours.
-_WELL = (FinishReason.STOP.value, FinishReason.LENGTH.value, "cancelled")
+_WELL = (*COMPLETE, CANCELLED)
 
 
 def begin_request(kind: Kind, model: str, traceparent: str, arrival_s: float) -> tracing.Span:

@@ -1,6 +1,6 @@
 """Latency objectives of one request: in its body or a header, by numbers or by a class's name.
 
-Surface: `SloField` for bodies, `parse_classes` for the setting, `resolve`.
+Surface: `SloField` for bodies, `classes_of` and `standard_of` for the settings, `resolve`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rondo.types import Slo
 from rondo_gateway.errors import invalid
 from rondo_gateway.fields import Text
 from rondo_gateway.messages import Strict
+from rondo_gateway.settings import GatewaySettings
 
 #: The request header, read where the body says nothing: a class, or "ttft_ms=200, tpot_ms=50".
 HEADER = "x-slo"
@@ -42,6 +43,25 @@ def _named(value: object, parse: object) -> SloOptions | None:
 
 
 SloField = Annotated[SloOptions | None, WrapValidator(_named)]
+
+
+def classes_of(settings: GatewaySettings) -> dict[str, Slo]:
+    """The classes that requests may name, "standard" among them.
+
+    Raises:
+        ConfigError: the setting is malformed.
+    """
+    standard = Slo(ttft_s=settings.slo_ttft_ms / 1000, tpot_s=settings.slo_tpot_ms / 1000)
+    return parse_classes(settings.slo_classes, standard)
+
+
+def standard_of(settings: GatewaySettings) -> Slo:
+    """The objectives of requests that name none.
+
+    Raises:
+        ConfigError: as `classes_of`.
+    """
+    return classes_of(settings)[STANDARD]
 
 
 def parse_classes(setting: str, standard: Slo) -> dict[str, Slo]:

@@ -13,8 +13,8 @@ import aiohttp
 from rondo.errors import PeerError
 from rondo.metrics.lifecycle import Lifecycle
 
-#: The API key of whoever asks, where gateways want one.
-KEY_VARIABLE = "RONDO_API_KEY"
+#: The API key of whoever asks, where gateways want one: the first of these that is set.
+KEY_VARIABLES = ("RONDO_API_KEY", "OPENAI_API_KEY")
 
 
 class ApiFailed(PeerError):
@@ -55,7 +55,7 @@ async def ask(api_url: str, model: str, question: str) -> None:
     print(f"\n> {question}", flush=True)
     times = Lifecycle(time.monotonic())
     num_tokens = 0
-    async with aiohttp.ClientSession(headers=_authorization()) as session:
+    async with aiohttp.ClientSession(headers=authorization()) as session:
         async for chunk in stream(session, f"{api_url}/v1/chat/completions", body):
             if chunk.get("usage"):
                 num_tokens = chunk["usage"]["completion_tokens"]
@@ -68,9 +68,9 @@ async def ask(api_url: str, model: str, question: str) -> None:
     print(f"\n  [TTFT {ttft_ms:.1f} ms, {num_tokens} tokens, {num_tokens / total_s:.1f} tokens/s]")
 
 
-def _authorization() -> dict[str, str]:
-    """With the user's key, for a cluster that asks for one."""
-    key = os.environ.get(KEY_VARIABLE)
+def authorization() -> dict[str, str]:
+    """Headers with the user's key, for a cluster that asks for one; see `KEY_VARIABLES`."""
+    key = next(filter(None, map(os.environ.get, KEY_VARIABLES)), None)
     return {"authorization": f"Bearer {key}"} if key else {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from rondo.errors import ConfigError
 from rondo.local import run_dir as rd
-from rondo.local.ask import KEY_VARIABLE, ApiFailed, error_message
+from rondo.local.ask import ApiFailed, authorization, error_message
 
 POLL_S = 0.5
 #: How long the API may be away; the batch does not mind.
@@ -43,22 +42,17 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command: 0 when every line was answered, 1 when not, 130 after Ctrl-C.
-
-    The API key is that of RONDO_API_KEY or OPENAI_API_KEY.
-    """
+    """Runs the command: 0 when every line was answered, 1 when not, 130 after Ctrl-C."""
     url = args.url or rd.read_state(args.run_dir).api_url
-    key = os.environ.get(KEY_VARIABLE) or os.environ.get("OPENAI_API_KEY")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        return asyncio.run(_run(args, url.removesuffix("/").removesuffix("/v1"), headers))
+        return asyncio.run(_run(args, url.removesuffix("/").removesuffix("/v1")))
     except KeyboardInterrupt:
         return 130
 
 
-async def _run(args: argparse.Namespace, url: str, headers: dict[str, str]) -> int:
+async def _run(args: argparse.Namespace, url: str) -> int:
     timeout = aiohttp.ClientTimeout(total=None, sock_read=300)
-    async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(url, headers=authorization(), timeout=timeout) as session:
         api = _Api(session)
         batch_id = args.resume or await _begin(api, args)
         try:

@@ -2,7 +2,8 @@
 
 They need no turn, and no prediction of foreground requests knows of them: their instance runs them
 in what is left over (`rides.py`) and takes their KV blocks back when it wants them. So all that is
-decided here is where they wait for that: where most of the KV pool is free.
+decided here is where they wait for that: where most of the KV pool is free, or of what an instance
+takes beyond it (`InstanceInfo.background_pools`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from rondo.policy.running import info_of
 from rondo.policy.view import InstanceView
 from rondo.types import Progress, RequestInfo
 
-#: Share of an instance's KV pool that background requests are not placed on.
-FREE_SHARE = 0.2
 #: A placed request that its instance does not name for so long is forgotten.
 UNNAMED_S = 10.0
 RETRY_AFTER_S = 5.0
@@ -106,18 +105,23 @@ class BackgroundDesk:
                 )
             )
 
+    def expects_news(self, instance_id: str) -> bool:
+        """Whether background requests wait, or are believed to be on the instance."""
+        return bool(self.pending) or instance_id in self._stock
+
     # Internals
 
     def _roomiest(self, request: RequestInfo) -> InstanceView | None:
         best, most = None, 0.0
         for view in self._owner.views.values():
-            stock = self._stock.get(view.info.instance_id)
-            others = view.blocks.needed() + (stock.blocks if stock else 0)
             if not self._owner.fits(view, request):
                 continue
-            if stock and len(stock.requests) >= view.info.max_running:
+            stock = self._stock.get(view.info.instance_id)
+            pools = view.info.background_pools
+            if stock and len(stock.requests) >= max(1.0, pools) * view.info.max_running:
                 continue
-            room = (1 - FREE_SHARE) * view.info.num_blocks - others
+            others = view.blocks.needed() + (stock.blocks if stock else 0)
+            room = pools * view.info.num_blocks - others
             if room < view.blocks.final(request) and others:  # alone it may have all
                 continue
             if best is None or room > most:

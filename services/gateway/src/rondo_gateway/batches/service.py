@@ -8,7 +8,6 @@ from typing import Protocol
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from rondo.types import Slo
 from rondo_gateway import slo
 from rondo_gateway.attempt import Links
 from rondo_gateway.background import Background
@@ -46,7 +45,7 @@ class Batches:
     def __init__(self, links: Links, routes: Sequence[Routes]) -> None:
         settings = links.settings
         store = FileStore(links.bus, settings.files_max_mib * 2**20)
-        classes = slo.parse_classes(settings.slo_classes, Slo(ttft_s=1.0, tpot_s=1.0))
+        classes = slo.classes_of(settings)
         caller = LineCaller(_inner_app(routes), LINE_CLASS if LINE_CLASS in classes else "")
 
         def runner(held: HeldRecord) -> BatchRunner:

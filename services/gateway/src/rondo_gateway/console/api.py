@@ -30,6 +30,7 @@ from rondo_gateway.generate import GenerateApi
 from rondo_gateway.schemas import ChatBody
 from rondo_gateway.security.identity import identity_of
 from rondo_gateway.served import ServedModels
+from rondo_gateway.slo import standard_of
 
 log = logging.getLogger("rondo.gateway")
 
@@ -100,13 +101,14 @@ class Console:
     async def about(self) -> Response:
         """GET /console/api/about: what does not change while the gateway runs, and the load."""
         settings = self._links.settings
+        standard = standard_of(settings)
         return _json(
             {
                 "gateway": self._links.gateway_id,
                 "models": self._served.names,
                 "demo": settings.demo,
-                "limit_ttft_ms": settings.slo_ttft_ms,
-                "limit_tpot_ms": settings.slo_tpot_ms,
+                "limit_ttft_ms": round(standard.ttft_s * 1000, 3),
+                "limit_tpot_ms": round(standard.tpot_s * 1000, 3),
                 "load": {"rate": self._load.rate, "most": MAX_RATE},
             }
         )

@@ -12,11 +12,12 @@ from rondo.bus import subjects
 from rondo.bus.protocol import Incoming
 from rondo.bus.tasks import end_task
 from rondo.errors import RondoError
-from rondo.types import Sampling, Slo
+from rondo.types import Sampling
 from rondo.wire.messages import Watching
 from rondo_gateway.attempt import Links, Prompt
 from rondo_gateway.generation import Generation
 from rondo_gateway.served import ServedModels
+from rondo_gateway.slo import standard_of
 from rondo_gateway.text.assembler import TextRules
 from rondo_gateway.text.model_files import ModelFiles
 
@@ -36,6 +37,7 @@ class DemoLoad:
     def __init__(self, links: Links, served: ServedModels) -> None:
         self._links = links
         self._served = served
+        self._slo = standard_of(links.settings)
         self._random = random.Random()
         self._until_s = 0.0
         self._clock: asyncio.Task[None] | None = None
@@ -100,14 +102,13 @@ class DemoLoad:
         longest = self._served.max_model_len(model)
         max_tokens = min(self._length(ANSWER_TOKENS), max(1, longest // 4))
         num = max(1, min(self._length(PROMPT_TOKENS), longest - max_tokens))
-        settings = self._links.settings
         return Prompt(
             request_id=f"demo-{uuid.uuid4().hex}-0",
             model=model.name,
             tokens=[self._random.randrange(model.vocab_size) for _ in range(num)],
             max_tokens=max_tokens,
             sampling=Sampling(temperature=1.0, seed=self._random.getrandbits(32)),
-            slo=Slo(ttft_s=settings.slo_ttft_ms / 1e3, tpot_s=settings.slo_tpot_ms / 1e3),
+            slo=self._slo,
             rules=TextRules(),
             ignore_eos=True,
             arrival_s=time.monotonic(),

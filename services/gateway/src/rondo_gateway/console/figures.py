@@ -27,16 +27,6 @@ class _End:
     met: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Now:
-    """What the cluster holds at an instant."""
-
-    num_pending: int
-    num_running: int
-    num_waiting: int
-    kv_share: float
-
-
 class Figures:
     """Counts ends of requests."""
 
@@ -56,7 +46,7 @@ class Figures:
         """A request ended."""
         self._ends.append(_End(now, ttft_ms, tpot_ms, met))
 
-    def point(self, now: Millis, state: Now) -> Point:
+    def point(self, now: Millis) -> Point:
         """The figures of the window that ends now; also kept."""
         ends = self._ends
         full = len(ends) == MAX_ENDS
@@ -77,10 +67,6 @@ class Figures:
             ttft_p99_ms=_quantile(ttfts, 0.99),
             tpot_p50_ms=_quantile(tpots, 0.5),
             tpot_p99_ms=_quantile(tpots, 0.99),
-            num_pending=state.num_pending,
-            num_running=state.num_running,
-            num_waiting=state.num_waiting,
-            kv_share=round(state.kv_share, 4),
         )
         self.points.append(point)
         return point

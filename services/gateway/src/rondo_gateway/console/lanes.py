@@ -6,7 +6,6 @@ Pure bookkeeping on the collector's clock: told what happened, asked for what ch
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rondo.types import KvOccupancy, Phase
@@ -76,10 +75,6 @@ class LaneBook:
             whole.phases.extend(_recent(row.phases, since))
             whole.marks.extend(mark for mark in row.marks if mark.at >= since)
         return whole
-
-    def levels(self) -> Iterator[tuple[Lane, Level]]:
-        """How full each lane is."""
-        return ((row.lane, row.level) for row in self._rows.values())
 
     def record(self, record: InstanceRecord, macro: str) -> None:
         """An instance is there, or its record has changed."""

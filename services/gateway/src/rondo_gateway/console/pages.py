@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rondo_gateway.errors import ApiError
-from rondo_gateway.security.pages import PAGE_HEADERS
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -48,7 +47,8 @@ class Pages:
         page = self._pages.get(name)
         if page is None:
             raise ApiError(404, "The console has no such page.", code="not_found")
-        headers = {**PAGE_HEADERS, "cache-control": "no-cache", "etag": page.tag}
+        # The gate adds what every page has; this one may be kept, and is asked about each time.
+        headers = {"cache-control": "no-cache", "etag": page.tag}
         if request.headers.get("if-none-match") == page.tag:
             return Response(status_code=304, headers=headers)
         return Response(page.content, media_type=page.media_type, headers=headers)

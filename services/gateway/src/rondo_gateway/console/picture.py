@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from rondo.types import Phase
+from rondo.types import Phase, Slo
 from rondo.wire import messages as m
-from rondo_gateway.console.figures import Figures, Now
+from rondo_gateway.attainment import CANCELLED, COMPLETE, judge
+from rondo_gateway.console.fields import number, seconds, string
+from rondo_gateway.console.figures import Figures
 from rondo_gateway.console.groups import Groups
 from rondo_gateway.console.lanes import LaneBook, shown
 from rondo_gateway.console.tracks import Tracks
@@ -57,7 +59,6 @@ class Picture:
     def step(self, now: Millis) -> Step | None:
         """What changed since the last call; None when nothing did."""
         changes = self._lanes.take_changes()
-        requests, num_skipped = self.tracks.take_changes()
         news, self._news = self._news, _News()
         step = Step(
             at=now,
@@ -69,8 +70,7 @@ class Picture:
             levels=tuple(changes.levels.values()),
             marks=tuple(changes.marks),
             notes=tuple(news.notes),
-            requests=requests,
-            num_skipped=num_skipped,
+            requests=self.tracks.take_changes(),
             points=tuple(news.points),
         )
         return None if step == Step(at=now) else step
@@ -142,16 +142,7 @@ class Picture:
 
     def second(self, now: Millis) -> None:
         """A second is over: its figures."""
-        levels = list(self._lanes.levels())
-        total = sum(lane.total_blocks for lane, _ in levels)
-        used = sum(level.used_blocks for _, level in levels)
-        state = Now(
-            num_pending=sum(self._pending.values()),
-            num_running=sum(level.num_running for _, level in levels),
-            num_waiting=sum(level.num_waiting for _, level in levels),
-            kv_share=used / total if total else 0.0,
-        )
-        self._news.points.append(self._figures.point(now, state))
+        self._news.points.append(self._figures.point(now))
 
     def _phase(self, instance_id: str, now: Millis, phase: Phase, turn: int) -> None:
         self._fuses = self._fuses or phase is Phase.FUSED
@@ -190,17 +181,18 @@ class Picture:
         self.tracks.refused(now, event)
 
     def _answered(self, now: Millis, event: m.Event) -> None:
-        if event.fields.get("outcome") == "cancelled":  # its client went: nobody's failure
-            self.tracks.answered(now, event, met=False)
-            return
-        ttft, tpot = _number(event, "ttft_ms"), _number(event, "tpot_ms")
-        complete = event.fields.get("outcome") in ("stop", "length")
-        in_time = ttft is not None and ttft <= (_number(event, "limit_ttft_ms") or 0.0)
-        fluent = tpot is None or tpot <= (_number(event, "limit_tpot_ms") or 0.0)
-        met = complete and in_time and fluent
-        self._figures.ended(now, ttft, tpot, met=met)
-        self.tracks.answered(now, event, met=met)
-        self._mark(now, event, MarkKind.ANSWERED if complete else MarkKind.FAILED)
+        outcome = string(event, "outcome")
+        limits = Slo(
+            ttft_s=seconds(event, "limit_ttft_ms") or 0.0,
+            tpot_s=seconds(event, "limit_tpot_ms") or 0.0,
+        )
+        met = judge(outcome, seconds(event, "ttft_ms"), seconds(event, "tpot_ms"), limits)
+        self.tracks.answered(now, event, met=met is not None and met.both)
+        if met is not None:
+            ttft_ms, tpot_ms = number(event, "ttft_ms"), number(event, "tpot_ms")
+            self._figures.ended(now, ttft_ms, tpot_ms, met=met.both)
+        if outcome != CANCELLED:  # its client went: nobody's failure
+            self._mark(now, event, MarkKind.ANSWERED if outcome in COMPLETE else MarkKind.FAILED)
 
     def _mark(self, now: Millis, event: m.Event, kind: MarkKind) -> None:
         instance_id = event.fields.get("instance")
@@ -237,8 +229,3 @@ def _as_text(event: m.Event) -> str:
             return f"{fields.get('what')}: {fields.get('reason')}"
     carried = "" if fields.get("carried_out") else " (advice only)"
     return f"{fields.get('from')} → {fields.get('to')} instances: {fields.get('reason')}{carried}"
-
-
-def _number(event: m.Event, key: str) -> float | None:
-    value = event.fields.get(key)
-    return float(value) if isinstance(value, int | float) else None

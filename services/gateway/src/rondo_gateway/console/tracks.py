@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from rondo.types import Progress
 from rondo.wire.messages import Event
+from rondo_gateway.attainment import COMPLETE
+from rondo_gateway.console.fields import integer, millis, number, string, strings
 from rondo_gateway.console.view import Millis, Track
 
 #: Requests remembered; the oldest are forgotten first.
@@ -28,10 +29,10 @@ class Tracks:
         self._tracks: OrderedDict[str, Track] = OrderedDict()
         self._changed: dict[str, Track] = {}
 
-    def take_changes(self) -> tuple[tuple[Track, ...], int]:
-        """The newest of those that changed since the last call, and how many more did."""
+    def take_changes(self) -> tuple[Track, ...]:
+        """The newest of those that changed since the last call."""
         changed, self._changed = list(self._changed.values()), {}
-        return tuple(changed[-MAX_SENT:]), max(0, len(changed) - MAX_SENT)
+        return tuple(changed[-MAX_SENT:])
 
     def latest(self, count: int) -> tuple[Track, ...]:
         """The newest ones, oldest first."""
@@ -53,40 +54,39 @@ class Tracks:
     def pending(self, now: Millis, event: Event) -> None:
         """A scheduler lets it wait."""
         track = self._open(now, event)
-        track.prompt_tokens = _int(event, "prompt_tokens")
-        for reason in _list(event, "reasons"):
+        track.prompt_tokens = integer(event, "prompt_tokens")
+        for reason in strings(event, "reasons"):
             self._tell(track, now, "waits for admission", reason.partition(": ")[2] or reason)
 
     def admitted(self, now: Millis, event: Event) -> None:
         """A scheduler has placed it."""
         track = self._open(now, event)
         track.state = "admitted"
-        track.instance, track.turn = _str(event, "instance"), _int(event, "turn")
-        track.predicted_ttft_ms = _ms(event, "predicted_ttft_s")
-        track.predicted_tpot_ms = _ms(event, "predicted_tpot_s")
-        reasons = "; ".join(_list(event, "reasons"))
+        track.instance, track.turn = string(event, "instance"), integer(event, "turn")
+        track.predicted_ttft_ms = millis(event, "predicted_ttft_s")
+        track.predicted_tpot_ms = millis(event, "predicted_tpot_s")
+        reasons = "; ".join(strings(event, "reasons"))
         self._tell(track, now, f"admitted to {track.instance}, turn {track.turn}", reasons)
 
     def refused(self, now: Millis, event: Event) -> None:
         """A scheduler will not take it."""
         track = self._open(now, event)
-        track.state, track.outcome = "refused", _str(event, "reason")
-        self._tell(track, now, f"refused: {track.outcome}", _str(event, "detail"))
+        track.state, track.outcome = "refused", string(event, "reason")
+        self._tell(track, now, f"refused: {track.outcome}", string(event, "detail"))
 
     def answered(self, now: Millis, event: Event, *, met: bool) -> None:
         """Its gateway says how it ended."""
         track = self._open(now, event, macro="")
-        outcome = _str(event, "outcome")
+        outcome = string(event, "outcome")
         track.outcome = outcome
         if track.state != "refused":
-            track.state = "answered" if outcome in ("stop", "length") else "failed"
-        track.model = _str(event, "model")
-        track.instance = _str(event, "instance") or track.instance
-        track.prompt_tokens, track.tokens = _int(event, "prompt_tokens"), _int(event, "tokens")
-        track.limit_ttft_ms, track.limit_tpot_ms = (
-            _float(event, "limit_ttft_ms"),
-            _float(event, "limit_tpot_ms"),
-        )
+            track.state = "answered" if outcome in COMPLETE else "failed"
+        track.model = string(event, "model")
+        track.instance = string(event, "instance") or track.instance
+        track.prompt_tokens = integer(event, "prompt_tokens")
+        track.tokens = integer(event, "tokens")
+        track.limit_ttft_ms = number(event, "limit_ttft_ms")
+        track.limit_tpot_ms = number(event, "limit_tpot_ms")
         track.ledger = {
             key: value
             for key, value in event.fields.items()
@@ -121,7 +121,7 @@ class Tracks:
             self._tell(track, now, what, "")
 
     def _open(self, now: Millis, event: Event, macro: str | None = None) -> Track:
-        request_id = _str(event, "request")
+        request_id = string(event, "request")
         track = self._tracks.get(request_id) or self._add(Track(id=request_id, at=now))
         track.macro = (event.source_id if macro is None else macro) or track.macro
         return track
@@ -137,28 +137,3 @@ class Tracks:
             track.story.append((now, what, why))
         self._changed.pop(track.id, None)
         self._changed[track.id] = track
-
-
-def _str(event: Event, key: str) -> str:
-    value = event.fields.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _int(event: Event, key: str) -> int:
-    value = event.fields.get(key)
-    return value if isinstance(value, int) else 0
-
-
-def _float(event: Event, key: str) -> float | None:
-    value = event.fields.get(key)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _ms(event: Event, key: str) -> float | None:
-    value = _float(event, key)
-    return None if value is None else round(value * 1000, 2)
-
-
-def _list(event: Event, key: str) -> Sequence[str]:
-    value = event.fields.get(key)
-    return value if isinstance(value, list) else ()

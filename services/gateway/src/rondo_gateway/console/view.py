@@ -95,7 +95,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """Figures over the window that ends at `at`; None where nothing ended in it.
 
     `rate` and `goodput` are requests/s; `attainment` is the share of what ended that met both of
-    its own limits; the rest is of the instant: requests, and the share of KV blocks in use.
+    its own limits.
     """
 
     at: Millis
@@ -106,10 +106,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p99_ms: float | None
     tpot_p50_ms: float | None
     tpot_p99_ms: float | None
-    num_pending: int
-    num_running: int
-    num_waiting: int
-    kv_share: float
 
 
 class Track(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -141,7 +137,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What changed; see the module.
 
     `macros` and `pending` (requests that wait for admission, by macro-instance) are whole where
-    they are there. `num_skipped` requests changed, too, and are not listed.
+    they are there; `requests` has the newest of those that changed.
     """
 
     at: Millis
@@ -155,5 +151,4 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     marks: tuple[Mark, ...] = ()
     notes: tuple[Note, ...] = ()
     requests: tuple[Track, ...] = ()
-    num_skipped: int = 0
     points: tuple[Point, ...] = ()

@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from rondo.types import Slo
 from rondo_gateway.attempt import Links
 from rondo_gateway.background import is_background
 from rondo_gateway.embeddings.run import EmbeddingsJob, EmbeddingsRun
@@ -22,7 +21,7 @@ from rondo_gateway.prompt_ids import prompt_ids
 from rondo_gateway.request_id import arrival_of
 from rondo_gateway.served import ServedModels
 from rondo_gateway.slo import HEADER as SLO_HEADER
-from rondo_gateway.slo import SloField, parse_classes, resolve
+from rondo_gateway.slo import SloField, classes_of, resolve
 from rondo_gateway.text.model_files import ModelFiles
 
 
@@ -46,11 +45,9 @@ class EmbeddingsApi:
     """Handler of the route."""
 
     def __init__(self, links: Links, served: ServedModels) -> None:
-        settings = links.settings
-        standard = Slo(ttft_s=settings.slo_ttft_ms / 1e3, tpot_s=settings.slo_tpot_ms / 1e3)
         self._links = links
         self._served = served
-        self._classes = parse_classes(settings.slo_classes, standard)
+        self._classes = classes_of(links.settings)
 
     def install(self, app: FastAPI) -> None:
         """Adds the route."""

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from rondo.errors import EngineError
 from rondo.types import Sampling, Slo
 from rondo.wire.codec import unpack_floats
+from rondo_gateway.attainment import CANCELLED
 from rondo_gateway.attempt import Links, Prompt
 from rondo_gateway.completions import STATUS_CLIENT_GONE
 from rondo_gateway.disconnect import ClientGone, while_connected
@@ -62,7 +63,7 @@ class EmbeddingsRun:
         self._span = begin_request(Kind.EMBEDDINGS, job.model.name, job.traceparent, job.arrival_s)
         # Encoded one by one as they come, so that no large answer holds up the event loop.
         self._data = [msgspec.Raw()] * len(job.inputs)
-        self._outcomes = ["cancelled"] * len(job.inputs)
+        self._outcomes = [CANCELLED] * len(job.inputs)
         self._ledger: dict[str, float] = {}
 
     async def respond(self, request: Request) -> Response:

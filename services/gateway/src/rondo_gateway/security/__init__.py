@@ -3,13 +3,7 @@
 For routes of administration and of the console. Put them below `/admin` or `/console`: the gate
 (`security.gate`) asks for a key with the scope `admin` there, before a handler runs, and for one
 with `inference` everywhere else, so nothing is open by having been forgotten. A handler that wants
-to know who asks, or that lies elsewhere, says so itself:
-
-    from rondo_gateway.security.identity import Identity, require_scope
-
-    app.get("/admin/x", dependencies=[Depends(require_scope("admin"))])(handler)
-    async def handler(who: Annotated[Identity, Depends(require_scope("admin"))]) -> ...:
-        logs.info(log, "drained", by=who.key_id)
+to know who asks calls `security.identity.identity_of(request.scope)`.
 
 Where no key file is set (`RONDO_KEYS`), everybody passes, under `Identity("", ...)`.
 

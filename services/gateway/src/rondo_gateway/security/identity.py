@@ -1,15 +1,10 @@
-"""Who sends a request, and what a handler may ask about it.
-
-Surface: `require_scope("admin")` for handlers; `Identity` and `identity_of` for the rest.
-"""
+"""Who sends a request, and what a handler may ask about it: `identity_of(request.scope)`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
-
-from fastapi import Request
 
 from rondo.service.api_keys import SCOPES, Scope
 from rondo_gateway.errors import ApiError
@@ -51,23 +46,6 @@ def identity_of(scope: MutableMapping[str, Any]) -> Identity | None:
 def set_identity(scope: MutableMapping[str, Any], identity: Identity) -> None:
     """For the gate."""
     scope[_IDENTITY] = identity
-
-
-def require_scope(scope: Scope) -> Callable[[Request], Coroutine[Any, Any, Identity]]:
-    """A FastAPI dependency that lets only keys with `scope` pass, and gives their `Identity`.
-
-    Where no keys are in use it lets everybody pass; a request that has not come through the gate
-    at all gets a 401, so a route that was put in the wrong place is closed, not open.
-    """
-
-    async def check(request: Request) -> Identity:
-        identity = identity_of(request.scope)
-        if identity is None:
-            raise no_key()
-        identity.check(scope)
-        return identity
-
-    return check
 
 
 def no_key() -> ApiError:

@@ -37,7 +37,6 @@ export class Store extends EventTarget {
     this.requests = new Map(); // id -> request, in the order in which they were first heard of
     this.turns = new Map(); // macro id -> begins of turns, in order: { lane, at }
     this.groupsSince = new Map(); // macro id -> when it was first seen
-    this.numSkipped = 0;
   }
 
   apply(step) {
@@ -120,7 +119,6 @@ export class Store extends EventTarget {
   }
 
   #requests(step, changed) {
-    this.numSkipped += step.num_skipped ?? 0;
     for (const request of step.requests ?? []) {
       this.requests.set(request.id, { state: "pending", ...request });
       changed.add("requests");
