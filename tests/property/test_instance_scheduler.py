@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from rondo.policy.econoserve import make_instance_policy
 from rondo.policy.instance import PROMPT_WAIT_S, InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, PlanItem
@@ -22,6 +23,7 @@ class InstanceMachine(RuleBasedStateMachine):
     """Prompts, grants, cancels and steps in any order; grants may come before their prompts."""
 
     requests = Bundle("requests")
+    policy = "block-growth"
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +32,7 @@ class InstanceMachine(RuleBasedStateMachine):
             max_running=5,
             max_prefill_tokens=12,
             eos_token_ids=(EOS,),
+            policy=make_instance_policy(self.policy),
         )
         self.now_s = 0.0
         self.turn = 0
@@ -179,3 +182,21 @@ class InstanceMachine(RuleBasedStateMachine):
 
 TestInstanceMachine = InstanceMachine.TestCase
 TestInstanceMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class EconoserveMachine(InstanceMachine):
+    """The same where KV is reserved ahead and lent."""
+
+    policy = "econoserve"
+
+
+class ShortestFirstMachine(InstanceMachine):
+    """The same where prompts overtake each other."""
+
+    policy = "shortest-first"
+
+
+TestEconoserveMachine = EconoserveMachine.TestCase
+TestEconoserveMachine.settings = settings(TestInstanceMachine.settings, max_examples=50)
+TestShortestFirstMachine = ShortestFirstMachine.TestCase
+TestShortestFirstMachine.settings = settings(TestInstanceMachine.settings, max_examples=50)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
+from typing import Protocol
 
 import msgspec
 
@@ -15,6 +16,23 @@ from rondo.policy.pool import JobPool
 from rondo.types import KvOccupancy, RequestProgress, Started
 
 
+class BoardRules(Protocol):
+    """What the board leaves to the instance's policy; see `InstancePolicy`."""
+
+    def requeue(self, job: Job) -> None:
+        """A prefilled request gave its blocks up: it waits again."""
+
+    def takes(self, job: Job) -> bool:
+        """Whether a request whose KV comes from elsewhere may have blocks here."""
+        ...
+
+    def released(self, job: Job) -> None:
+        """The request's blocks were taken back."""
+
+    def parked(self, job: Job) -> None:
+        """The request keeps its blocks and decodes elsewhere."""
+
+
 class JobBoard:
     """Moves jobs between the lists, with their blocks; what runs next is the scheduler's business.
 
@@ -24,9 +42,10 @@ class JobBoard:
     `background` has the jobs that need no grant and run beside the others, or after them.
     """
 
-    def __init__(self, ledger: KvLedger) -> None:
+    def __init__(self, ledger: KvLedger, rules: BoardRules) -> None:
         self.ledger = ledger
         self.pool = JobPool(ledger)
+        self._rules = rules
         self.jobs: dict[str, Job] = {}
         self.waiting: list[Job] = []
         self.held: dict[str, Job] = {}
@@ -40,6 +59,11 @@ class JobBoard:
     def num_prefilled(self) -> int:
         """Jobs that decode, are held or set aside."""
         return self.num_foreground + self.background.num_prefilled
+
+    @property
+    def num_decoding(self) -> int:
+        """Foreground jobs that decode."""
+        return len(self.batch) - len(self.background.riding)
 
     @property
     def num_foreground(self) -> int:
@@ -62,6 +86,7 @@ class JobBoard:
             waiting.remove(job)
         del self.jobs[job.request_id]
         self.pool.exit(job)
+        self._rules.released(job)
 
     def hold(self, job: Job) -> None:
         """A waiting job is prefilled and has its next token."""
@@ -75,11 +100,14 @@ class JobBoard:
     def park(self, job: Job) -> None:
         """A held job will decode elsewhere; it keeps its blocks until it exits."""
         self.moving[job.request_id] = self.held.pop(job.request_id)
+        self._rules.parked(job)
 
     def expect(self, job: Job) -> bool:
         """Takes a job that was prefilled elsewhere, with blocks for the KV that is to come; False,
         and nothing changed, when there are not enough."""
         if self.ledger.missing(job.request_id, job.cached) > self.ledger.num_free:
+            return False
+        if not self._rules.takes(job):
             return False
         self.enter(job)
         self.pool.grow(job, job.cached)
@@ -96,32 +124,67 @@ class JobBoard:
             owners = [j for j in self.background if self.ledger.held(j.request_id)]
             if not owners:
                 return False
-            self._preempt(max(owners, key=lambda owner: owner.order))
+            self.preempt(max(owners, key=lambda owner: owner.order))
         return True
 
     def join_batch(self, at_s: float, *, fresh: bool) -> list[Started]:
         """Lets held jobs decode: those that had begun before, and if `fresh` the others, which are
         named."""
-        started = []
+        started: list[Started] = []
+        if not self.held:
+            return started
         for job in list(self.held.values()):
-            begins = job.decode_start_s is None
-            if begins and not fresh:
+            if job.decode_start_s is None and not fresh:
                 continue
-            del self.held[job.request_id]
-            self.batch.join(job)
-            if begins:
-                job.decode_start_s = at_s
-                started.append(Started(job.request_id, self.batch.steps))
+            if begun := self.start(job, at_s):
+                started.append(begun)
         return started
 
-    def grow_batch(self) -> None:
-        """Gives each decode the block that its next token needs; preempts the youngest for it, of
-        background jobs first."""
+    def start(self, job: Job, at_s: float) -> Started | None:
+        """A held job decodes from now on; None: it had decoded before."""
+        del self.held[job.request_id]
+        self.batch.join(job)
+        if job.decode_start_s is not None:
+            return None
+        job.decode_start_s = at_s
+        return Started(job.request_id, self.batch.steps)
+
+    def pause(self, job: Job) -> None:
+        """A foreground job that decodes stops for now and keeps its blocks."""
+        self.batch.leave(job)
+        self.held[job.request_id] = job
+
+    def grow_batch(self, evict: Callable[[], object] | None = None) -> None:
+        """Gives each decode the block that its next token needs; `evict` preempts somebody for it:
+        the youngest if not given, of background jobs first."""
+        evict = evict or self.preempt_youngest
         for job in self.batch.growing():
             while job.base_step is not None:
                 if self.pool.grow(job, job.known + self.batch.gained(job)):
                     break
-                self._preempt_youngest()
+                evict()
+
+    def preempt_youngest(self) -> None:
+        """Takes the blocks of the job that came last, of background jobs first."""
+        held, moving = self.ledger.held, self.moving
+        owners = (
+            j for j in self.jobs.values() if held(j.request_id) and j.request_id not in moving
+        )
+        self.preempt(max(owners, key=lambda job: (job.background, job.order)))
+
+    def preempt(self, victim: Job) -> None:
+        """Takes a job's blocks; what they held is computed again later."""
+        withdrawn = self._withdraw(victim)
+        self.pool.free(victim)
+        victim.num_preempted += 1
+        self.num_preempted += 1
+        self._rules.released(victim)
+        if not withdrawn:
+            return
+        if victim.background:
+            self.background.waiting.insert(0, victim)
+        else:
+            self._rules.requeue(victim)
 
     def members(self, at_s: float, granted: Container[str]) -> tuple[RequestProgress, ...]:
         """All jobs, in order of arrival; `granted` are those that are still to be prefilled."""
@@ -165,20 +228,6 @@ class JobBoard:
             raise InvariantError("who rides in the decode batch is miscounted")
         if not self.jobs and self.ledger.num_free != self.ledger.num_blocks:
             raise InvariantError("blocks are owned though nothing runs")
-
-    def _preempt_youngest(self) -> None:
-        held, moving = self.ledger.held, self.moving
-        owners = (
-            j for j in self.jobs.values() if held(j.request_id) and j.request_id not in moving
-        )
-        self._preempt(max(owners, key=lambda job: (job.background, job.order)))
-
-    def _preempt(self, victim: Job) -> None:
-        if self._withdraw(victim):
-            self._queue_of(victim).insert(0, victim)
-        self.pool.free(victim)
-        victim.num_preempted += 1
-        self.num_preempted += 1
 
     def _queue_of(self, job: Job) -> list[Job]:
         return self.background.waiting if job.background else self.waiting

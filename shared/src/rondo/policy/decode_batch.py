@@ -57,10 +57,6 @@ class DecodeBatch:
         bucket = self._growers[self.steps % len(self._growers)]
         return sorted(bucket.values(), key=lambda job: job.order) if bucket else []
 
-    def youngest(self) -> Job:
-        """The job that arrived last."""
-        return max(self._jobs.values(), key=lambda job: job.order)
-
     def advance(self) -> list[Job]:
         """One step is done; the jobs that reached `max_tokens` with it, still in the batch."""
         self.steps += 1

@@ -4,8 +4,8 @@ EcoServe (arXiv 2504.18154), instance level: prefill while granted prompts wait,
 everything that runs; how the two share steps is the turn's `Batching` (SEPARATE is the paper's).
 Deviations: a turn has a budget, after which decode resumes with prompts left over; a prompt longer
 than a step's limit goes in chunks; when the KV pool runs dry the youngest request is recomputed
-later (TD-Pipe, section 2). Pure: time comes in as an argument, in seconds on the caller's
-monotonic clock.
+later (TD-Pipe, section 2), unless an `InstancePolicy` says otherwise. Pure: time comes in as an
+argument, in seconds on the caller's monotonic clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rondo.policy.board import JobBoard
-from rondo.policy.fill import step_budget, take_chunks, with_decodes
+from rondo.policy.fill import take_chunks, with_decodes
+from rondo.policy.instance_policy import InstancePolicy, SpaceUse
 from rondo.policy.ledger import KvLedger, blocks_for
 from rondo.policy.plan import Job, NewToken, StepOutcome, StepPlan
 from rondo.policy.rides import Rides
@@ -39,8 +40,9 @@ class InstanceScheduler:
     """Decides each step of one instance and owns its KV blocks.
 
     Args:
-        ledger: the KV pool. max_running: decode batch limit. max_prefill_tokens: tokens in one
-        prefill step. eos_token_ids: tokens that end an answer. step_cost: see `Rides`.
+        ledger: the KV pool. max_running: decode batch limit. max_prefill_tokens: of one step.
+        eos_token_ids: tokens that end an answer. step_cost: predicts steps. policy: the order of
+        prompts and the KV that each request may have; block growth unless given.
 
     `hands_over` keeps requests from decoding here: they stay prefilled on the board, among those
     `moving`, until another instance has their KV and they are cancelled here.
@@ -54,6 +56,7 @@ class InstanceScheduler:
         max_prefill_tokens: int,
         eos_token_ids: Iterable[int] = (),
         step_cost: LatencyModel | None = None,
+        policy: InstancePolicy | None = None,
     ) -> None:
         self.ledger = ledger
         self.max_running = max_running
@@ -62,9 +65,11 @@ class InstanceScheduler:
         self.phase = Phase.IDLE
         self.turn: HeldTurn | None = None
         self.turn_number = 0
-        self.board = JobBoard(ledger)
+        self.policy = policy or InstancePolicy()
+        self.board = JobBoard(ledger, self.policy)
+        self.policy.bind(self.board, step_cost, max_prefill_tokens)
         self._rides = Rides(self.board, max_running, max_prefill_tokens, step_cost)
-        self._batching = Batching()
+        self._batching = SEPARATE
         self._eos = frozenset(eos_token_ids)
         self._started: list[Started] = []  # with the step that is being planned
         self._turn_events: list[TurnStart | TurnEnd] = []
@@ -80,7 +85,7 @@ class InstanceScheduler:
             return f"needs {need} KV blocks, the instance has {self.ledger.num_blocks}"
         self.board.enter(job)
         if self.turn and job.request_id in self.turn.granted and not job.background:
-            self.board.waiting.append(job)
+            self.policy.queue(job)
         return None
 
     def grant(
@@ -102,7 +107,8 @@ class InstanceScheduler:
         self._batching = batching
         fresh = [r for r in request_ids if r not in self.turn.granted and not self._begun(r)]
         self.turn.grant(fresh, budget_s, at_s)
-        self.board.waiting += [self.board.jobs[r] for r in fresh if r in self.board.jobs]
+        for job in [self.board.jobs[r] for r in fresh if r in self.board.jobs]:
+            self.policy.queue(job)
 
     def revoke(self, turn: int) -> None:
         """The token is taken back; what was granted is still prefilled."""
@@ -123,13 +129,10 @@ class InstanceScheduler:
         """Gives up granted requests whose prompt never came."""
         if self.turn is None:
             return ()
-        gone = [
-            request_id
-            for request_id, since_s in self.turn.granted.items()
-            if request_id not in self.board.jobs and at_s - since_s > PROMPT_WAIT_S
-        ]
+        granted, jobs, before_s = self.turn.granted, self.board.jobs, at_s - PROMPT_WAIT_S
+        gone = [r for r, since_s in granted.items() if r not in jobs and since_s < before_s]
         for request_id in gone:
-            del self.turn.granted[request_id]
+            del granted[request_id]
         return tuple(Finished(request_id, FinishReason.CANCELLED, 0) for request_id in gone)
 
     # Steps
@@ -146,12 +149,13 @@ class InstanceScheduler:
         """Takes in the tokens of a planned step, at its end."""
         ends = {item.request_id: item.start + item.num_tokens for item in plan.items}
         indices: dict[str, int] = {}
+        jobs = self.board.jobs
         for request_id, token in tokens.items():
-            if job := self.board.jobs.get(request_id):
+            if job := jobs.get(request_id):
                 indices[request_id] = ends[request_id] - job.prompt_tokens
                 if job.tail is not None:
                     job.tail.append(token)
-        stopped = [r for r in indices if self._ends_answer(r, tokens[r])]
+        stopped = [r for r in indices if tokens[r] in self._eos and not jobs[r].ignore_eos]
         outcome = self.advance(plan, stopped)
         reasons = {finished.request_id: finished.reason for finished in outcome.finished}
         new = tuple(NewToken(r, i, tokens[r], reasons.get(r)) for r, i in indices.items())
@@ -210,6 +214,10 @@ class InstanceScheduler:
         """KV blocks; reserved is what live requests are predicted to grow by."""
         return self.board.occupancy()
 
+    def space_use(self) -> SpaceUse:
+        """KV blocks as the policy counts them."""
+        return self.policy.space_use()
+
     def members(self, at_s: float) -> tuple[RequestProgress, ...]:
         """All live requests, in order of arrival here."""
         return self.board.members(at_s, self.turn.granted if self.turn else ())
@@ -217,6 +225,7 @@ class InstanceScheduler:
     def check_invariants(self) -> None:
         """Raises InvariantError when blocks or lists disagree."""
         self.board.check_invariants()
+        self.policy.check_invariants()
 
     # Planning
 
@@ -225,8 +234,7 @@ class InstanceScheduler:
         if turn is None:
             return
         if turn.granted and turn.overdue(at_s) and self.board.num_foreground:
-            left = set(turn.granted)
-            self.board.waiting = [job for job in self.board.waiting if job.request_id not in left]
+            self.policy.withdraw(set(turn.granted))
             self._turn_events.append(turn.end(at_s))
         elif not turn.granted and turn.began_s is not None:
             self._turn_events.append(turn.end(at_s))
@@ -236,47 +244,44 @@ class InstanceScheduler:
     def _prefill_step(self, at_s: float) -> StepPlan | None:
         """Chunks of waiting prompts, with the decodes that share the step; None: nothing fits."""
         kind = self._batching.kind
-        self._started += self.board.join_batch(at_s, fresh=kind is BatchKind.CHUNKED)
+        self._started += self.policy.join(at_s, fresh=kind is BatchKind.CHUNKED)
         if kind is not BatchKind.SEPARATE:
             self._rides.rest()
-        ride = kind is not BatchKind.SEPARATE and len(self.board.batch) > 0
-        if ride:
-            self.board.grow_batch()
+        if ride := kind is not BatchKind.SEPARATE and len(self.board.batch) > 0:
+            self.policy.grow()
         slots = self.max_running - self.board.num_foreground
-        budget = step_budget(self._batching, self.max_prefill_tokens, len(self.board.batch))
-        chunks = take_chunks(self.board, budget, slots)
-        if not chunks:
+        decodes, most = len(self.board.batch), self.max_prefill_tokens
+        budget = self.policy.step_budget(self._batching, most, decodes)
+        if not (chunks := take_chunks(self.board, self.policy, budget, slots)):
             return None
         if self.turn and (start := self.turn.begin(at_s)):
             self._turn_events.append(start)
         if not ride or not self.board.batch:
             return StepPlan(Phase.PREFILL, chunks)
-        return with_decodes(self.board, Phase.FUSED, chunks)
+        return with_decodes(self.board.batch, self.ledger, Phase.FUSED, chunks)
 
     def _decode_step(self, at_s: float) -> StepPlan | None:
         if not self.num_running and not self.board.background:
             return None
-        self._started += self.board.join_batch(at_s, fresh=True)
+        self._started += self.policy.join(at_s, fresh=True)
         self._rides.mount()
-        self.board.grow_batch()
+        self.policy.grow()
         chunks = self._rides.chunks()
-        if not self.board.batch and not chunks:
+        if not (batch := self.board.batch) and not chunks:
             # All of them were preempted for a prompt that is half done.
             return self._prefill_step(at_s) if self.board.waiting else None
-        phase = Phase.FUSED if self.board.batch else Phase.PREFILL
-        plan = with_decodes(self.board, phase if chunks else Phase.DECODE, chunks)
+        phase = Phase.FUSED if batch else Phase.PREFILL
+        plan = with_decodes(batch, self.ledger, phase if chunks else Phase.DECODE, chunks)
         plan.background_tokens = self._rides.num_tokens(plan)
         return plan
 
     # Committing
 
-    def _ends_answer(self, request_id: str, token: int) -> bool:
-        return token in self._eos and not self.board.jobs[request_id].ignore_eos
-
     def _prefilled(self, job: Job, prefilled: list[str], finished: list[Finished]) -> None:
         if job.tokens_out == 0:
             prefilled.append(job.request_id)
         self.board.hold(job)
+        self.policy.prefilled(job)
         if self.turn:
             self.turn.done(job.request_id, job.prompt_tokens)
         if job.tokens_out >= job.max_tokens:
@@ -290,6 +295,6 @@ class InstanceScheduler:
 
     def _begun(self, request_id: str) -> bool:
         job = self.board.jobs.get(request_id)
-        if job is None:
-            return False
-        return job.background or job.tokens_out > 0 or job in self.board.waiting
+        return job is not None and (
+            job.background or job.tokens_out > 0 or job in self.board.waiting
+        )
