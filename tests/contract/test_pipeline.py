@@ -18,6 +18,7 @@ import pytest
 from rondo.errors import ConfigError, EngineError, ModelError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
+from rondo.policy.live import LiveScheduler
 from rondo.policy.plan import Job, PlanItem, StepPlan, plan_of
 from rondo.types import Phase, Sampling
 from rondo_worker.__main__ import load_engine
@@ -195,16 +196,34 @@ def test_a_request_that_no_stage_could_compute_is_refused_when_added(
 
 
 def test_timelines_tell_what_each_stage_did_and_when(engine: PipelineEngine) -> None:
+    answers(engine, batch(2, max_tokens=3))
+    assert engine.take_timelines() == [[], []], "nothing is kept that nobody asked for"
     before_s = time.monotonic()
     answers(engine, batch(4, max_tokens=5))
+    engine.peak_bytes()  # asks the stages, too, and takes nothing away
     first, second = engine.take_timelines()
-    assert [span.number for span in first] == [span.number for span in second] == [*range(5)]
+    assert [span.number for span in first] == [span.number for span in second] == [*range(3, 8)]
     assert [span.phase for span in second] == [Phase.PREFILL] + [Phase.DECODE] * 4
     for a, b in zip(first, second, strict=True):
         assert before_s <= a.begin_s <= b.begin_s <= b.end_s <= time.monotonic()
         assert a.begin_s <= a.end_s
         assert 0 <= b.busy_s <= b.end_s - b.begin_s + 0.02
     assert engine.take_timelines() == [[], []]
+
+
+def test_a_timeline_has_the_steps_that_were_in_flight_when_it_was_asked_for(
+    engine: PipelineEngine,
+) -> None:
+    engine.take_timelines()
+    items = batch(2)
+    for index, item in enumerate(items):
+        engine.add(item)
+        engine.submit(chunk(item, index))
+    for line in engine.take_timelines():
+        assert [span.number for span in line] == [0, 1]
+    assert engine.in_flight == 2
+    done = [engine.take(), engine.take()]
+    assert [each.ticket for each in done if each] == [0, 1]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -238,7 +257,7 @@ def test_a_worker_whose_stage_dies_ends_its_loop(engine: PipelineEngine) -> None
     scheduler = InstanceScheduler(KvLedger(NUM_BLOCKS, SIZE), max_running=8, max_prefill_tokens=512)
     loop = EngineLoop(engine, scheduler, on_record, on_death)
 
-    def begin(scheduler: InstanceScheduler, _engine: Any) -> None:
+    def begin(scheduler: LiveScheduler, _engine: Any) -> None:
         item = request("r", prompts(1)[0], 450)
         engine.add(item)
         scheduler.add(Job("r", len(item.prompt), 450, 450, SLO, 0.0, ignore_eos=True))

@@ -216,10 +216,11 @@ async def test_a_store_is_no_way_round(server: ServerUnderTest) -> None:
 
 async def test_an_instance_reports_for_itself_alone(tmp_path: Path) -> None:
     async with guarded_stage(tmp_path) as stage:
+        reports = await stage.tap(subjects.report("w0"))
+        beats = await stage.tap(subjects.beat("w0"))
         await stage.coordinator()
         await stage.worker("w0", profile=steps_of(3.0, 5.0))
         await _seen(stage, "w0")
-        reports = await stage.tap(subjects.report("w0"))
         orders = await stage.tap(subjects.command("w0"))
         [report, *_] = await reports.first(m.StepReport)
         # As if a thousand reports were lost: who believes it asks for a full one.
@@ -235,8 +236,8 @@ async def test_an_instance_reports_for_itself_alone(tmp_path: Path) -> None:
         w1 = await stage.harness.bus("w1")
         await w1.publish(subjects.report("w1"), false)
         await w1.flush()
-        num_before = len(reports.items)
-        await reports.until(lambda items: len(items) > num_before + 2)
+        num_before = len(beats.items)
+        await beats.until(lambda items: len(items) > num_before + 2)
         assert len(orders.of(m.SendFullReport)) == num_asked
         w0 = await stage.harness.bus("w0")
         await w0.publish(subjects.report("w0"), false)

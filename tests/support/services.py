@@ -28,6 +28,7 @@ from rondo_coordinator.settings import ScalingSettings
 from rondo_worker.engines.base import Engine, EngineSpec
 from rondo_worker.engines.emulated import EmulatedEngine
 from rondo_worker.metrics import WorkerMetrics
+from rondo_worker.pipe_loop import AnyScheduler
 from rondo_worker.service import WorkerService
 from tests.support.buses import BusHarness, running
 from tests.support.collect import Collector
@@ -171,11 +172,12 @@ class Stage:
         max_running: int = 64,
         bus: Bus | None = None,
         step_timeout_s: float = 0.0,
+        scheduler: AnyScheduler | None = None,
     ) -> Worker:
         """A worker that has registered."""
         engine = engine or new_engine(profile)
         spec = engine.spec
-        scheduler = InstanceScheduler(
+        scheduler = scheduler or InstanceScheduler(
             KvLedger(spec.num_blocks, spec.block_size),
             max_running=max_running,
             max_prefill_tokens=512,

@@ -19,6 +19,8 @@ from rondo.types import (
     RequestProgress,
     Slo,
 )
+from rondo.wire.messages import InstanceRecord
+from rondo_coordinator.members import Member
 
 PROFILE = load_profile("codellama-34b-l20-tp4")
 SLO = Slo(ttft_s=5.0, tpot_s=0.1)
@@ -174,3 +176,21 @@ def test_an_instance_may_take_more_than_fits_and_queue_it(pools: float, num: int
     join(policy, "a", background_pools=pools)
     placed = [name for i in range(30) for name in admits(arrive(policy, f"r{i}"))]
     assert len(placed) == num, "each is to have 20 of 100 blocks at its end"
+
+
+@pytest.mark.parametrize(("told", "taken"), [(0.0, events.BACKGROUND_POOLS), (3.0, 3.0)])
+def test_how_much_an_instance_takes_is_its_own_word(told: float, taken: float) -> None:
+    record = InstanceRecord(
+        instance_id="a",
+        incarnation="1",
+        model="m",
+        engine="pipeline",
+        max_model_len=1600,
+        block_size=16,
+        num_blocks=BLOCKS,
+        max_running=8,
+        max_prefill_tokens=512,
+        profile=PROFILE,
+        background_pools=told,
+    )
+    assert Member(record, heard_s=0.0).info.background_pools == taken

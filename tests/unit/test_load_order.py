@@ -109,11 +109,11 @@ def test_the_order_kept_is_the_order_found_anew() -> None:
     for number in range(ROUNDS):
         for one in rng.sample(views, 2):
             change(one, number * 10 + one.rank, rng)
-            order.touch(one)
+            rng.choice((order.touch, order.settle))(one)
         if number % 50 == 49:  # one leaves, another one joins
             order.drop(views.pop(rng.randrange(len(views))))
             views.append(view(next_rank))
-            order.touch(views[-1])
+            rng.choice((order.touch, order.settle))(views[-1])
             next_rank += 1
         tokens = rng.randrange(1, 1500)
         assert [one.rank for one in order.offer(tokens)] == sorted_anew(views, tokens)

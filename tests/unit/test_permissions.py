@@ -53,6 +53,7 @@ TABLE = {
     subjects.run("w-1"): ((GATEWAY,), (WORKER, OWN)),
     subjects.command("w-1"): ((COORDINATOR,), (WORKER, OWN)),
     subjects.report("w-1"): ((WORKER, OWN), (COORDINATOR, GATEWAY)),
+    subjects.beat("w-1"): ((WORKER, OWN), (COORDINATOR,)),
     subjects.tokens("g-1"): ((WORKER, OWN), (GATEWAY, "gateway.g-1")),
     subjects.event("admitted"): ((COORDINATOR,), (GATEWAY,)),
     subjects.event("answered"): ((COORDINATOR, GATEWAY), (GATEWAY,)),
@@ -63,6 +64,7 @@ TABLE = {
     subjects.run("w-2"): ((GATEWAY,), (WORKER,)),
     subjects.command("w-2"): ((COORDINATOR,), (WORKER,)),
     subjects.report("w-2"): ((WORKER,), (COORDINATOR, GATEWAY)),
+    subjects.beat("w-2"): ((WORKER,), (COORDINATOR,)),
     subjects.tokens("g-2"): ((WORKER, OWN), (GATEWAY,)),
 }
 
@@ -83,7 +85,7 @@ def test_every_subject_is_in_the_table() -> None:
         for name, value in inspect.getmembers(subjects, inspect.isfunction)
         if value.__module__ == subjects.__name__ and not name.startswith(("any_", "all_", "_"))
     } - wildcards
-    used = {"submit", "run", "command", "report", "tokens", "event", "fault"}
+    used = {"submit", "run", "command", "report", "beat", "tokens", "event", "fault"}
     assert builders == used
     constants = {
         value

@@ -8,7 +8,7 @@ import pytest
 
 from rondo.errors import ConfigError
 from rondo_worker.engines.hf_config import ModelConfig, read_config
-from rondo_worker.engines.pipeline.split import parse_cores, split_layers
+from rondo_worker.engines.pipeline.split import parse_stage_cores, split_layers
 from tests.support.models import save_model
 
 
@@ -49,9 +49,9 @@ def test_a_stage_without_layers_is_refused(config: ModelConfig, num_stages: int)
 
 
 def test_cores_are_named_for_each_stage() -> None:
-    assert parse_cores("", 2) == ()
-    assert parse_cores("0,1", 2) == ((0,), (1,))
-    assert parse_cores("0-3,4-7", 2) == ((0, 1, 2, 3), (4, 5, 6, 7))
-    for text in ("0", "0,1,2", "0,", "0,x", "3-1,0"):
+    assert parse_stage_cores("", 2) == ()
+    assert parse_stage_cores("0,1", 2) == ((0,), (1,))
+    assert parse_stage_cores("0-3,4-7", 2) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    for text in ("0", "0,1,2", "0,", "0,x", "3-1,0", "0-1-2,3"):
         with pytest.raises(ConfigError, match="stage_cores"):
-            parse_cores(text, 2)
+            parse_stage_cores(text, 2)

@@ -25,6 +25,19 @@ def test_gap_and_duplicate() -> None:
     assert tracker.observe("w", "a", 11) is None
 
 
+def test_both_sides_know_the_number_to_come() -> None:
+    sequencer, tracker = Sequencer(), SequenceTracker()
+    assert tracker.expected("w", "a") is None
+    for _ in range(3):
+        number = sequencer.upcoming("w")
+        assert number == sequencer.next("w")
+        assert tracker.observe("w", "a", number) is None
+        assert tracker.expected("w", "a") == sequencer.upcoming("w") == number + 1
+    assert tracker.expected("w", "b") is None, "another incarnation has said nothing yet"
+    assert tracker.observe("w", "a", 9) == Gap(expected=3, got=9)
+    assert tracker.expected("w", "a") == 10
+
+
 def test_new_incarnation_starts_anew() -> None:
     tracker = SequenceTracker()
     assert tracker.observe("w", "a", 41) is None

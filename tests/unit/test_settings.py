@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rondo.errors import ConfigError, ModelError
@@ -14,6 +15,7 @@ from rondo.service.settings import describe, from_env, valid_id
 from rondo.types import Chunk
 from rondo_coordinator.settings import CoordinatorSettings
 from rondo_gateway.settings import GatewaySettings
+from rondo_worker.instance_setup import check_instance_policy
 from rondo_worker.settings import WorkerSettings
 
 
@@ -69,6 +71,19 @@ def test_each_live_policy_can_be_made(name: str) -> None:
 def test_another_policy_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="RONDO_POLICY"):
         CoordinatorSettings(policy=name).make_policy()
+
+
+@pytest.mark.parametrize("name", ["", "vllm", "EconoServe", "chunked"])
+def test_another_instance_policy_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="RONDO_INSTANCE_POLICY"):
+        check_instance_policy(WorkerSettings(model="/m", instance_policy=name))
+
+
+def test_an_instance_policy_has_no_say_in_a_pipe() -> None:
+    settings = WorkerSettings(model="/m", engine="pipeline", pipeline_policy="tdpipe")
+    check_instance_policy(settings)
+    with pytest.raises(ConfigError, match="RONDO_INSTANCE_POLICY.*RONDO_PIPELINE_POLICY"):
+        check_instance_policy(msgspec.structs.replace(settings, instance_policy="econoserve"))
 
 
 def test_models_are_folders_with_or_without_a_name() -> None:

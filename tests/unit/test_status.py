@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from rondo.local.status import as_json, as_table
-from rondo.types import KvOccupancy, Phase
+from rondo.types import KvOccupancy, KvSpace, Phase
 from rondo.wire.messages import InstanceStatus, StatusReply
 
 MIB = 2**20
@@ -38,6 +38,17 @@ def test_memory_is_stated_and_columns_line_up() -> None:
     assert second.split()[6:11] == ["-", "-", "-", "-", "0.25"]
     ends = [header.index(name) + len(name) for name in ("weights", "KV pool", "peak")]
     assert [first[end - 3 : end] for end in ends] == ["MiB", "MiB", "GiB"]
+
+
+def test_what_is_promised_of_the_pool_is_said_where_anything_is() -> None:
+    space = KvSpace(owned_blocks=120, lent_blocks=30, kept_back_blocks=4, num_paused=2)
+    plain, promising = status("w-1"), status("w-2", space=space)
+    assert "promised" not in as_table([reply(plain)])
+    _, header, first, second = as_table([reply(plain, promising)]).splitlines()
+    assert header.index("KV promised") == second.index("120 owned, 30 lent, 4 kept back, 2 paused")
+    assert len(first) == len(header) - len("  KV promised")
+    found = json.loads(as_json([reply(promising)]))["macros"][0]["instances"][0]["space"]
+    assert (found["owned_blocks"], found["num_paused"]) == (120, 2)
 
 
 def test_json_has_bytes() -> None:

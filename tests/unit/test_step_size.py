@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rondo.perf.correction import CorrectedModel
 from rondo.perf.profile import load_profile
 from rondo.policy.events import InstanceInfo
-from rondo.policy.step_size import CHUNK_TOKENS, GROUP_FACTOR, size_step
-from rondo.policy.view import InstanceView
+from rondo.policy.step_size import CHUNK_TOKENS, GROUP_FACTOR, most_within, size_step
+from rondo.policy.view import INFEASIBLE_TPOT_FACTOR, InstanceView
 from rondo.types import KvOccupancy, Phase, Progress, RequestInfo, RequestProgress, Slo
 
 PROFILE = load_profile("codellama-34b-l20-tp4")
@@ -123,3 +125,37 @@ def test_no_prompt_joins_where_one_decode_more_is_too_many() -> None:
     assert size_step(view, asked(), 1.0, 0.0).tokens == 0
     view.latency = CorrectedModel(msgspec.structs.replace(dear, decode_ms=(20.0, 1.0, 0.0)))
     assert size_step(view, asked(), 1.0, 0.0).tokens > 0
+
+
+def test_what_waits_is_given_the_limit_that_it_can_meet() -> None:
+    """A lone request needs 24 ms a token here: who asks for less does not stop the others."""
+    view = viewed(30)
+    strict = msgspec.structs.replace(asked(), slo=Slo(ttft_s=1.0, tpot_s=0.001))
+    alone_s = PROFILE.step_s(0, 0, 1, 20)
+    size = size_step(view, strict, 0.99, 0.0)
+    limit_s = 0.99 * min(LIMIT_S, INFEASIBLE_TPOT_FACTOR * alone_s)
+    assert step_s(view, size.tokens) <= limit_s < step_s(view, size.tokens + 32)
+
+
+@example(costs=[0.0, 5e-324, 1.0, 2.0, 3.0], limit_s=1.5, guess=1)
+@given(
+    costs=st.lists(st.floats(0, 10), min_size=1, max_size=60).map(sorted),
+    limit_s=st.floats(-1, 11),
+    guess=st.integers(1, 60),
+)
+def test_most_within_is_what_counting_up_finds(
+    costs: list[float], limit_s: float, guess: int
+) -> None:
+    most = len(costs)
+    asked_for: list[int] = []
+
+    def cost_s(count: int) -> float:
+        assert 1 <= count <= most
+        asked_for.append(count)
+        return costs[count - 1]
+
+    found = most_within(cost_s, limit_s, most, min(guess, most))
+    assert found == sum(cost <= limit_s for cost in costs)
+    asked_for.clear()
+    assert most_within(cost_s, limit_s, most, max(1, found)) == found
+    assert len(asked_for) <= 2, "a right guess needs no search"

@@ -24,6 +24,8 @@ def test_subjects() -> None:
     assert subjects.command("w") == "rondo.v1.inst.w.cmd"
     assert subjects.report("w") == "rondo.v1.inst.w.report"
     assert subjects.all_reports() == "rondo.v1.inst.*.report"
+    assert subjects.beat("w") == "rondo.v1.inst.w.beat"
+    assert subjects.all_beats() == "rondo.v1.inst.*.beat"
     assert subjects.tokens("g") == "rondo.v1.tok.g"
     assert subjects.all_tokens() == "rondo.v1.tok.*"
     assert subjects.event("turn") == "rondo.v1.events.turn"
@@ -32,7 +34,14 @@ def test_subjects() -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [subjects.submit, subjects.run, subjects.command, subjects.report, subjects.tokens],
+    [
+        subjects.submit,
+        subjects.run,
+        subjects.command,
+        subjects.report,
+        subjects.beat,
+        subjects.tokens,
+    ],
 )
 def test_an_id_cannot_widen_a_subject(build: object) -> None:
     assert callable(build)

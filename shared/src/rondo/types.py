@@ -95,6 +95,23 @@ class KvOccupancy(msgspec.Struct, frozen=True, kw_only=True):
     background_blocks: int = 0
 
 
+class KvSpace(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """KV blocks that an instance policy has promised ahead of their use, and requests that wait
+    for some while they decode.
+
+    `owned_blocks` are set aside for one request each, those that it uses already included; of them
+    `lent_blocks` are let to others until their owners grow into them, who have so many
+    `borrowed_blocks`. `kept_back_blocks` are for answers that turn out longer than predicted;
+    `num_paused` requests keep their blocks and wait for more.
+    """
+
+    owned_blocks: int
+    lent_blocks: int = 0
+    borrowed_blocks: int = 0
+    kept_back_blocks: int = 0
+    num_paused: int = 0
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True):
     """A macro-instance and who belongs to it; what drains from it gets nothing new."""
 
@@ -184,7 +201,8 @@ class StepStat(msgspec.Struct, frozen=True, array_like=True):
 
     From `prompt_tokens` to `context_tokens` they are what a LatencyModel predicts its time from;
     `num_tokens` counts prompt tokens and one for each sequence that decodes. Of these,
-    `background_tokens` are of background requests; where there are any, all prompt tokens are.
+    `background_tokens` are of background requests; where there are any, all prompt tokens are,
+    except on a pipeline, which does not keep the two apart.
     """
 
     phase: Phase
@@ -203,7 +221,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     `decode_steps` counts steps with decodes since the instance started; every request that decodes
     got one token in each. `members` is the full state and present only when asked for or on a
-    heartbeat. `peak_bytes` is the most memory that the engine had held by then, for people to see.
+    heartbeat. `peak_bytes` is the most memory that the engine had held by then, and `space` what is
+    promised of the pool, where anything is: both are for people to see.
     """
 
     phase: Phase
@@ -219,6 +238,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[StepStat, ...] = ()
     members: tuple[RequestProgress, ...] | None = None
     peak_bytes: int = 0
+    space: KvSpace | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):

@@ -22,9 +22,11 @@ from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd, TurnStart
 from rondo.types import Phase, StepStat
 from rondo.wire.messages import (
+    Beat,
     Cancel,
     CancelRun,
     InstanceRecord,
+    MayBeat,
     Message,
     Rejoin,
     ReportOften,
@@ -91,7 +93,7 @@ class BusInstance:
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._held: list[StepStat] = []
-        self._often_until_s = float("-inf")
+        self._often_until_s = self._beats_until_s = float("-inf")
         self._flush: asyncio.TimerHandle | None = None
 
     async def start(self, bus: Bus) -> None:
@@ -151,6 +153,8 @@ class BusInstance:
                 self._often_until_s = time.monotonic() + for_s
                 if self._held:
                     self._report()
+            case MayBeat(for_s=for_s):
+                self._beats_until_s = time.monotonic() + for_s
             case SendFullReport() | Rejoin():
                 self._obey(message.macro_id, message.epoch)
                 self._report(full=True)
@@ -222,7 +226,12 @@ class BusInstance:
             self._send(subjects.tokens(gateway_id), frame)
 
     def _heartbeat(self) -> None:
-        self._report(full=True)
+        busy = self._timer or self._gateways or self._held
+        if busy or time.monotonic() >= self._beats_until_s:
+            self._report(full=True)
+        else:
+            beat = Beat(**self._sender(self._sequencer.upcoming()))
+            self._send(subjects.beat(self.instance_id), beat)
         self._beat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._heartbeat)
 
     def _report(self, outcome: StepOutcome = NOTHING, *, full: bool = False) -> None:
@@ -234,16 +243,18 @@ class BusInstance:
         progress = progress_of(
             self._scheduler, time.monotonic(), outcome=outcome, steps=steps, full=full
         )
-        report = StepReport(**self._sender(), progress=progress)
+        report = StepReport(**self._sender(self._sequencer.next()), progress=progress)
         self._send(subjects.report(self.instance_id), report)
 
     def _turn_event(self, event: TurnStart | TurnEnd) -> None:
         report: Message
         if isinstance(event, TurnStart):
-            report = TurnBegan(**self._sender(), turn=event.turn, waited_s=event.waited_s)
+            report = TurnBegan(
+                **self._sender(self._sequencer.next()), turn=event.turn, waited_s=event.waited_s
+            )
         else:
             report = TurnEnded(
-                **self._sender(),
+                **self._sender(self._sequencer.next()),
                 turn=event.turn,
                 duration_s=event.duration_s,
                 num_prefilled=event.num_prefilled,
@@ -252,11 +263,11 @@ class BusInstance:
             )
         self._send(subjects.report(self.instance_id), report)
 
-    def _sender(self) -> dict[str, Any]:
+    def _sender(self, seq: int) -> dict[str, Any]:
         return {
             "instance_id": self.instance_id,
             "incarnation": self.record.incarnation,
             "epoch": self._epoch,
             "macro_id": self._macro_id,
-            "seq": self._sequencer.next(),
+            "seq": seq,
         }

@@ -34,6 +34,10 @@ class WrappedPolicy:
         """As MacroScheduler."""
         return self.policy.load
 
+    def expects_news(self, instance_id: str) -> bool:
+        """As MacroScheduler."""
+        return self.policy.expects_news(instance_id)
+
     def instance_rate(self) -> float | None:
         """As MacroScheduler."""
         return self.policy.instance_rate()

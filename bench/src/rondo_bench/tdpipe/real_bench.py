@@ -37,7 +37,7 @@ from rondo_bench.tdpipe.real_setup import (
 from rondo_bench.tdpipe.simulated import HYBRID
 from rondo_worker.engines.calibrate import calibrate
 from rondo_worker.engines.pipeline import PipelineEngine
-from rondo_worker.engines.pipeline.split import parse_cores
+from rondo_worker.engines.pipeline.split import parse_stage_cores
 from rondo_worker.engines.torch import TorchEngine
 
 CALIBRATION_S = 4.0
@@ -133,7 +133,7 @@ def run_real(
         EngineError: a step failed.
     """
     drawn = make_requests(options, options.num_requests + options.num_requests // SPARE_PART)
-    cores = parse_cores(options.cores, options.num_stages)
+    cores = parse_stage_cores(options.cores, options.num_stages)
     sizes: dict[str, Any] = {
         "device": "cpu",
         "dtype": "float32",

@@ -24,6 +24,9 @@ from rondo_coordinator.settings import CoordinatorSettings
 
 log = logging.getLogger("rondo.coordinator")
 
+#: Beats may wait so long: a wake-up takes those of many instances. Far below any time-out.
+BEATS_EVERY_S = 0.25
+
 
 async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Runs the coordinator until `stop` is set."""
@@ -32,7 +35,9 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     settings.check()  # what is wrong must stop the program, not a later take-over
     registry = CollectorRegistry()
     metrics = CoordinatorMetrics(registry)
-    bus = NatsBus(settings.nats_url, name=own_id, tls=settings.nats_tls())
+    url, tls = settings.nats_url, settings.nats_tls()
+    bus = NatsBus(url, name=own_id, tls=tls)
+    beats = NatsBus(url, name=f"{own_id}-beats", tls=tls, read_every_s=BEATS_EVERY_S)
     add_program_metrics(registry, settings, own_id, bus)
     tracing.start(settings.traces, "rondo-coordinator", own_id)
     service = CoordinatorService(
@@ -44,6 +49,7 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         lease_s=settings.lease_s,
         scaling=settings,
         journals=open_journals(settings, own_id, metrics),
+        beats=beats,
     )
 
     def not_ready() -> str | None:
@@ -55,15 +61,20 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     port = await health.start()
     logs.info(log, "starting", coordinator=own_id, http_port=port, policy=settings.policy)
     try:
-        if await unless_stopped(stop, bus.connect()) and await unless_stopped(
-            stop, service.start()
-        ):
+        if await unless_stopped(stop, _begin(bus, beats, service)):
             logs.info(log, "ready", coordinator=own_id)
             await stop.wait()
         await service.stop()
     finally:
+        await beats.close()
         await bus.close()
         await health.stop()
+
+
+async def _begin(bus: NatsBus, beats: NatsBus, service: CoordinatorService) -> None:
+    await bus.connect()
+    await beats.connect()
+    await service.start()
 
 
 def open_journals(

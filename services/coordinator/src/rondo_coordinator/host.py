@@ -24,11 +24,10 @@ from rondo_coordinator.effects import Effects
 from rondo_coordinator.members import Member
 from rondo_coordinator.metrics import CoordinatorMetrics
 from rondo_coordinator.news import News
+from rondo_coordinator.orders import Orders
 
 log = logging.getLogger("rondo.coordinator")
 
-#: An instance is told the same at most this often: what it said meanwhile may come in a burst.
-REPEAT_S = 0.5
 #: What an instance can serve is worked out this often.
 RATE_INTERVAL_S = 5.0
 
@@ -64,8 +63,8 @@ class MacroHost:
         self._journal = journal
         self._effects = Effects(macro_id, epoch, outbox, metrics, watched)
         self._news = News(macro_id, epoch, self._effects.command)
+        self._orders = Orders(macro_id, epoch, self._effects.command)
         self._given_up: dict[str, str] = {}  # incarnations dropped for silence
-        self._told_s: dict[tuple[str, str], float] = {}  # (instance, what): when
         self._rated_s = float("-inf")
         self._rate: float | None = None
         self._closed = False
@@ -105,14 +104,12 @@ class MacroHost:
             self.remove(instance_id, "started anew")
             self._given_up.pop(instance_id, None)
             self.members[instance_id] = Member(record, time.monotonic())
-            self._ask_all(instance_id)
+            self._orders.report_fully(instance_id)
 
     def hand_over(self, instance_id: str, target_id: str) -> None:
         """The instance obeys another macro-instance from now on; told again until it does."""
         self.remove(instance_id, f"handed over to {target_id}")
-        if self._may_tell(instance_id, target_id):
-            order = m.HandOver(epoch=self.epoch, macro_id=self.macro_id, target_id=target_id)
-            self._effects.command(instance_id, order)
+        self._orders.hand_over(instance_id, target_id)
 
     def remove(self, instance_id: str, why: str) -> None:
         """An instance is gone."""
@@ -127,10 +124,13 @@ class MacroHost:
         """Drops instances that were not heard for `timeout_s`."""
         now_s = time.monotonic()
         for instance_id, member in list(self.members.items()):
-            if now_s - member.heard_s > timeout_s:
+            silent_s = now_s - member.heard_s
+            if silent_s > timeout_s:
                 self._given_up[instance_id] = member.record.incarnation
                 self.remove(instance_id, f"silent for {timeout_s:g} s")
                 self._dropped(instance_id)
+            else:
+                self._orders.ask_silent(member, silent_s / timeout_s)
 
     # Messages in
 
@@ -168,18 +168,23 @@ class MacroHost:
         member = self.members.get(report.instance_id)
         if member is None or member.record.incarnation != report.incarnation:
             if self._given_up.get(report.instance_id) == report.incarnation:
-                self._tell_to_rejoin(report)
+                self._orders.rejoin(report)
             return
         now_s = time.monotonic()
         member.heard_s = now_s
         if report.macro_id not in ("", self.macro_id):  # it has still to be handed over to us
             return
+        if isinstance(report, m.Beat):
+            self._on_beat(member, report)
+            return
         if member.sequence.observe(report.instance_id, report.incarnation, report.seq):
             self._metrics.gaps.inc()
-            self._ask_all(report.instance_id)
+            self._orders.report_fully(report.instance_id)
         match report:
             case m.StepReport(progress=progress):
                 self._on_progress(member, progress, now_s)
+                if progress.members == ():
+                    self._orders.may_beat(member, now_s)
             case m.TurnEnded():
                 self._effects.publish_turn("turn_ended", report, report.duration_s)
                 closed = events.TurnClosed(
@@ -194,21 +199,14 @@ class MacroHost:
             case m.TurnBegan():
                 self._effects.publish_turn("turn_began", report, report.waited_s)
 
-    def _ask_all(self, instance_id: str) -> None:
-        order = m.SendFullReport(epoch=self.epoch, macro_id=self.macro_id)
-        self._effects.command(instance_id, order)
-
-    def _tell_to_rejoin(self, report: m.Report) -> None:
-        if self._may_tell(report.instance_id, "rejoin"):
-            order = m.Rejoin(epoch=self.epoch, macro_id=report.macro_id)
-            self._effects.command(report.instance_id, order)
-
-    def _may_tell(self, instance_id: str, what: str) -> bool:
-        now_s, key = time.monotonic(), (instance_id, what)
-        if now_s - self._told_s.get(key, -REPEAT_S) < REPEAT_S:
-            return False
-        self._told_s[key] = now_s
-        return True
+    def _on_beat(self, member: Member, beat: m.Beat) -> None:
+        """It has no news: it is asked for all it knows where we missed some, or expect some."""
+        instance_id = beat.instance_id
+        expected = member.sequence.expected(instance_id, beat.incarnation)
+        if expected is not None and beat.seq < expected:
+            return  # a report has overtaken it, for beats are read at leisure
+        if beat.seq != expected or not member.joined or self._policy.expects_news(instance_id):
+            self._orders.report_soon(instance_id)
 
     def _on_progress(self, member: Member, progress: Progress, now_s: float) -> None:
         member.progress = progress

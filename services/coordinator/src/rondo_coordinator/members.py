@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rondo.bus.sequence import SequenceTracker
-from rondo.policy.events import InstanceInfo
+from rondo.policy.events import BACKGROUND_POOLS, InstanceInfo
 from rondo.types import Phase, Progress
 from rondo.wire import messages as m
 
@@ -17,6 +17,7 @@ class Member:
     record: m.InstanceRecord
     heard_s: float
     joined: bool = False
+    beats_until_s: float = float("-inf")  # until then it may beat instead of reporting
     progress: Progress | None = None
     sequence: SequenceTracker = field(default_factory=SequenceTracker)
 
@@ -32,6 +33,7 @@ class Member:
             max_model_len=record.max_model_len,
             max_running=record.max_running,
             max_prefill_tokens=record.max_prefill_tokens,
+            background_pools=record.background_pools or BACKGROUND_POOLS,
         )
 
     def status(self, now_s: float) -> m.InstanceStatus:
@@ -49,4 +51,5 @@ class Member:
             weight_bytes=self.record.weight_bytes,
             kv_bytes=self.record.kv_bytes,
             peak_bytes=progress.peak_bytes if progress else 0,
+            space=progress.space if progress else None,
         )

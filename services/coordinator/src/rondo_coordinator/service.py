@@ -42,6 +42,7 @@ class CoordinatorService:
         make_policy: a fresh policy object for a macro-instance.
         instance_timeout_s, lease_s, scaling: see CoordinatorSettings.
         journals: where decisions are recorded; must name the policy that `make_policy` makes.
+        beats: where beats are heard, if not on `bus`: a connection that is read at leisure.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class CoordinatorService:
         lease_s: float,
         scaling: ScalingSettings | None = None,
         journals: JournalFolder | None = None,
+        beats: Bus | None = None,
     ) -> None:
         self._bus = bus
+        self._beats = beats or bus
         self._id = coordinator_id
         self._instance_timeout_s = instance_timeout_s
         self._journals = journals
@@ -87,6 +90,7 @@ class CoordinatorService:
     async def start(self) -> None:
         """Subscribes and begins to compete."""
         await self._bus.subscribe(subjects.all_reports(), self._on_report)
+        await self._beats.subscribe(subjects.all_beats(), self._on_report)
         await self._bus.subscribe(subjects.STATUS, self._on_status)
         await self._watched.start(self._bus)
         await self._ownership.start()
@@ -123,7 +127,7 @@ class CoordinatorService:
 
     def _on_report(self, incoming: Incoming) -> None:
         report = incoming.message
-        if not isinstance(report, m.StepReport | m.TurnBegan | m.TurnEnded):
+        if not isinstance(report, m.Report):
             return
         if subjects.instance_of(incoming.subject) != report.instance_id:
             return  # the bus lets an instance report on its own subject, so for itself alone
@@ -133,8 +137,7 @@ class CoordinatorService:
         holder = self._ownership.hosts.get(report.macro_id)
         if holder and place and place != report.macro_id and self._members.owned(place):
             holder.hand_over(report.instance_id, place)
-        if isinstance(report, m.StepReport):
-            self._stewards.reported(report)
+        self._stewards.reported(report)
         self._look_for_strangers(report)
 
     def _look_for_strangers(self, report: m.Report) -> None:

@@ -110,11 +110,17 @@ class Stewards:
             steward.went(record.instance_id, time.monotonic())
             self._loads[record.model].pop(record.instance_id, None)
 
-    def reported(self, report: m.StepReport) -> None:
-        """An instance said what it has."""
+    def reported(self, report: m.Report) -> None:
+        """An instance said something, perhaps what it has."""
+        match report:
+            case m.StepReport(progress=progress):
+                num = progress.num_running + progress.num_waiting
+            case m.Beat():
+                num = 0
+            case _:
+                return
         record = self._members.instances.get(report.instance_id)
         if record and (steward := self._stewards.get(record.model)):
-            num = report.progress.num_running + report.progress.num_waiting
             self._loads[record.model][report.instance_id] = num
             steward.reported(report.instance_id, num)
 

@@ -13,8 +13,7 @@ from prometheus_client import CollectorRegistry
 from rondo import tracing
 from rondo.bus.nats import NatsBus
 from rondo.perf.profile import LatencyProfile, load_profile
-from rondo.policy.instance import InstanceScheduler
-from rondo.policy.ledger import KvLedger
+from rondo.policy.tdpipe import PipeInstance
 from rondo.service import logs
 from rondo.service.health import HealthServer
 from rondo.service.program_metrics import add_program_metrics
@@ -24,7 +23,14 @@ from rondo.wire.messages import InstanceRecord
 from rondo_worker.cores import pin_process
 from rondo_worker.engines.base import Engine
 from rondo_worker.faults import Faults
+from rondo_worker.instance_setup import check_instance_policy, make_instance_scheduler
 from rondo_worker.metrics import WorkerMetrics
+from rondo_worker.pipe_loop import AnyScheduler
+from rondo_worker.pipe_setup import (
+    BACKGROUND_POOLS,
+    check_pipeline_policy,
+    make_pipe_instance,
+)
 from rondo_worker.service import WorkerService
 from rondo_worker.settings import WorkerSettings
 
@@ -81,12 +87,12 @@ def _load_torch(settings: WorkerSettings) -> Engine:
 
 def _load_pipeline(settings: WorkerSettings) -> Engine:
     from rondo_worker.engines.pipeline import PipelineEngine
-    from rondo_worker.engines.pipeline.split import parse_cores
+    from rondo_worker.engines.pipeline.split import parse_stage_cores
 
     return PipelineEngine.load(
         settings.model,
         num_stages=settings.pipeline_parallel,
-        cores=parse_cores(settings.stage_cores, settings.pipeline_parallel),
+        cores=parse_stage_cores(settings.stage_cores, settings.pipeline_parallel),
         device=settings.device,
         dtype=settings.dtype,
         block_size=settings.block_size or DEFAULT_BLOCK_SIZE,
@@ -122,6 +128,8 @@ class Worker:
     def __init__(self, settings: WorkerSettings, stop: asyncio.Event) -> None:
         random_id = f"w-{uuid.uuid4().hex[:8]}"
         self._id = valid_id("RONDO_INSTANCE_ID", settings.instance_id or random_id)
+        check_instance_policy(settings)
+        check_pipeline_policy(settings)
         self._settings = settings
         self._stop = stop
         self._registry = CollectorRegistry()
@@ -148,13 +156,7 @@ class Worker:
             raise SystemExit(1)
 
     async def _serve(self, engine: Engine, profile: LatencyProfile) -> None:
-        scheduler = InstanceScheduler(
-            KvLedger(engine.spec.num_blocks, engine.spec.block_size),
-            max_running=self._settings.max_running,
-            max_prefill_tokens=self._settings.max_prefill_tokens,
-            eos_token_ids=engine.spec.eos_token_ids,
-            step_cost=profile,
-        )
+        scheduler = _scheduler(self._settings, engine, profile)
         record = _record(self._id, engine, scheduler, profile)
         metrics = WorkerMetrics(self._registry)
         add_program_metrics(self._registry, self._settings, self._id, self._bus, engine.spec.model)
@@ -195,8 +197,14 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
     await Worker(settings, stop).run()
 
 
+def _scheduler(settings: WorkerSettings, engine: Engine, profile: LatencyProfile) -> AnyScheduler:
+    if settings.pipeline_policy:
+        return make_pipe_instance(settings, engine.spec, profile)
+    return make_instance_scheduler(settings, engine.spec, profile)
+
+
 def _record(
-    instance_id: str, engine: Engine, scheduler: InstanceScheduler, profile: LatencyProfile
+    instance_id: str, engine: Engine, scheduler: AnyScheduler, profile: LatencyProfile
 ) -> InstanceRecord:
     spec = engine.spec
     return InstanceRecord(
@@ -212,6 +220,7 @@ def _record(
         profile=profile,
         weight_bytes=spec.weight_bytes,
         kv_bytes=spec.kv_bytes,
+        background_pools=BACKGROUND_POOLS if isinstance(scheduler, PipeInstance) else 0.0,
     )
 
 

@@ -13,21 +13,21 @@ from rondo.errors import ConfigError
 SETTING = "RONDO_CORES"
 
 
-def parse_cores(text: str) -> frozenset[int]:
+def parse_cores(text: str, setting: str = SETTING) -> frozenset[int]:
     """Core numbers from text like "0-3,8"; empty for "".
 
     Raises:
-        ConfigError: it is not of that form.
+        ConfigError: it is not of that form; names `setting`.
     """
     cores: set[int] = set()
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
         ends = (first, last if dash else first)
         if not all(end.isascii() and end.isdigit() for end in ends):
-            raise ConfigError(SETTING, f"{text!r}: {part!r} is no core; expected e.g. 0-3,8")
+            raise ConfigError(setting, f"{text!r}: {part!r} is no core; expected e.g. 0-3,8")
         low, high = int(ends[0]), int(ends[1])
         if low > high or high >= 2**16:
-            raise ConfigError(SETTING, f"{text!r}: {part!r} is no range of cores")
+            raise ConfigError(setting, f"{text!r}: {part!r} is no range of cores")
         cores.update(range(low, high + 1))
     return frozenset(cores)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from rondo.policy.instance import InstanceScheduler
+from rondo.policy.live import LiveScheduler
 from rondo.policy.turns import TurnEnd
 from rondo.types import Finished, FinishReason
 from rondo_worker.engines.base import Engine
-from rondo_worker.loop import EngineLoop, StepRecord
+from rondo_worker.loop import AnyLoop, StepRecord
 from rondo_worker.streams import TokenStreams
 
 
@@ -22,7 +22,7 @@ class HandBack:
 
     def __init__(
         self,
-        loop: EngineLoop,
+        loop: AnyLoop,
         streams: TokenStreams,
         post: Callable[[Callable[[StepRecord], None], StepRecord], None],
         on_record: Callable[[StepRecord], None],
@@ -51,7 +51,7 @@ class HandBack:
         if not candidates:
             return
 
-        def pick(scheduler: InstanceScheduler, engine: Engine) -> None:
+        def pick(scheduler: LiveScheduler, engine: Engine) -> None:
             waiting = {m.request_id for m in scheduler.members(0.0) if not m.granted}
             self._end(scheduler, engine, [r for r in candidates if r in waiting])
 
@@ -60,7 +60,7 @@ class HandBack:
     def everything(self) -> None:
         """Whatever is left, without waiting for the engine."""
 
-        def clear(scheduler: InstanceScheduler, engine: Engine) -> None:
+        def clear(scheduler: LiveScheduler, engine: Engine) -> None:
             for member in scheduler.members(0.0):
                 scheduler.cancel(member.request_id)
                 engine.remove(member.request_id)
@@ -72,23 +72,18 @@ class HandBack:
     def _queued(self) -> None:
         """What is not prefilled and would not be without another grant, or has not begun."""
 
-        def pick(scheduler: InstanceScheduler, engine: Engine) -> None:
-            board = scheduler.board
-            self._end(
-                scheduler,
-                engine,
-                [
-                    job.request_id
-                    for job in board.jobs.values()
-                    if not job.tokens_out and (not job.cached or job not in board.waiting)
-                ],
+        def pick(scheduler: LiveScheduler, engine: Engine) -> None:
+            held = scheduler.ledger.held
+            unbegun = (
+                member.request_id
+                for member in scheduler.members(0.0)
+                if not member.tokens_out and not (member.granted and held(member.request_id))
             )
+            self._end(scheduler, engine, list(unbegun))
 
         self._loop.post(pick)
 
-    def _end(
-        self, scheduler: InstanceScheduler, engine: Engine, request_ids: Iterable[str]
-    ) -> None:
+    def _end(self, scheduler: LiveScheduler, engine: Engine, request_ids: Iterable[str]) -> None:
         """On the engine's thread."""
         ended = []
         for request_id in request_ids:

@@ -1,7 +1,8 @@
 """The step loop: one thread that owns the engine and its scheduler.
 
 Other threads post actions; they run between two steps. What a step brought is handed to a callback
-as one StepRecord.
+as one StepRecord. `StepLoop` is what loops do alike, `EngineLoop` runs one step at a time; the loop
+with several steps in flight is in `pipe_loop`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import logging
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from rondo.errors import EngineError
 from rondo.policy.instance import InstanceScheduler
+from rondo.policy.live import LiveScheduler
 from rondo.policy.plan import StepOutcome, StepPlan
 from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd, TurnStart
@@ -32,7 +36,9 @@ MAX_FAILURES = 3
 #: Actions that may wait for the end of a step.
 MAX_WAITING = 65536
 
-Action = Callable[[InstanceScheduler, Engine], None]
+Action = Callable[[LiveScheduler, Engine], None]
+S = TypeVar("S", bound=LiveScheduler)
+E = TypeVar("E", bound=Engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,21 @@ class StepRecord:
     duration_s: float = 0.0
 
 
-class EngineLoop:
-    """Runs plan, step, commit until stopped.
+@dataclass(frozen=True, slots=True)
+class DoneStep:
+    """A step that is over. `outcome` is None when parts of it were not computed; `error` names
+    those that it failed for. `steps` are what is to be told of times."""
+
+    plan: StepPlan
+    result: StepResult
+    outcome: StepOutcome | None
+    error: EngineError | None
+    steps: tuple[StepStat, ...]
+    duration_s: float
+
+
+class StepLoop(ABC, Generic[S, E]):
+    """Runs rounds until stopped, and posted actions between them.
 
     Args:
         on_record: called on the loop's thread with every StepRecord.
@@ -62,14 +81,14 @@ class EngineLoop:
 
     def __init__(
         self,
-        engine: Engine,
-        scheduler: InstanceScheduler,
+        engine: E,
+        scheduler: S,
         on_record: Callable[[StepRecord], None],
         on_death: Callable[[Exception], None],
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self._on_record = on_record
+        self._tell = on_record
         self._on_death = on_death
         self._peak_bytes = 0
         self._inbox: queue.SimpleQueue[Action | None] = queue.SimpleQueue()
@@ -94,7 +113,7 @@ class EngineLoop:
         self._thread.join(timeout_s)
 
     def step_age_s(self) -> float:
-        """For how long the present step has been running; 0 between steps."""
+        """For how long the present step, the oldest one, has been running; 0 between steps."""
         began_s = self._step_began_s
         return 0.0 if began_s is None else time.monotonic() - began_s
 
@@ -104,7 +123,7 @@ class EngineLoop:
         full: bool = False,
         outcome: StepOutcome = NOTHING,
         finished: tuple[Finished, ...] = (),
-        stat: StepStat | None = None,
+        steps: tuple[StepStat, ...] = (),
     ) -> Progress:
         """The instance's state and what changed. Only on the loop's thread, e.g. from actions."""
         if full:  # what it takes to ask is not worth it after each step
@@ -115,7 +134,7 @@ class EngineLoop:
             peak_bytes=self._peak_bytes,
             outcome=outcome,
             finished=finished,
-            steps=(stat,) if stat else (),
+            steps=steps,
             full=full,
         )
 
@@ -142,16 +161,73 @@ class EngineLoop:
             action(self._scheduler, self._engine)
             wait = False
 
+    @abstractmethod
     def _round(self) -> bool:
-        """One step, if there is one; whether there was."""
+        """Runs steps; whether there were any."""
+
+    def _announce(
+        self,
+        expired: tuple[Finished, ...],
+        *,
+        fell_idle: bool,
+        steps: tuple[StepStat, ...] = (),
+    ) -> None:
+        """Tells what is known before the next step is through, which may take long."""
+        turn_events = tuple(self._scheduler.take_turn_events())
+        if expired or turn_events or fell_idle:
+            self._tell(StepRecord(self.progress(finished=expired, steps=steps), turn_events))
+
+    def _conclude(self, done: DoneStep) -> None:
+        """Tells what a step brought."""
+        result, outcome = done.result, done.outcome
+        for finished in outcome.finished if outcome else ():
+            self._engine.remove(finished.request_id)
+        progress = self.progress(
+            outcome=outcome or NOTHING,
+            finished=tuple(Finished(r, FinishReason.ERROR, 0) for r in result.problems),
+            steps=done.steps,
+        )
+        record = StepRecord(
+            progress,
+            outcome=outcome,
+            error=done.error,
+            logprobs=result.logprobs,
+            prefilled=tuple(chunk.request_id for chunk in done.plan.chunks),
+            duration_s=done.duration_s,
+        )
+        self._tell(record)
+        went_well = result.complete and len(result.problems) < len(done.plan.items)
+        self._failures = 0 if went_well else self._failures + 1
+        if done.error and self._failures >= MAX_FAILURES:
+            if not works(self._engine, self._scheduler.ledger):
+                raise done.error
+            self._failures = 0  # it was the requests' fault
+
+    def _end_failed(self, result: StepResult) -> EngineError | None:
+        """Forgets the requests that a step failed for, if there are any."""
+        if not result.problems:
+            return None
+        ids = tuple(result.problems)
+        problem = result.problems[ids[0]]
+        logs.warning(log, "step_failed", error=problem, requests=len(ids), tries=result.num_tries)
+        for request_id in ids:
+            self._scheduler.cancel(request_id)
+            self._engine.remove(request_id)
+        return EngineError(problem, ids)
+
+
+AnyLoop = StepLoop[Any, Any]
+
+
+class EngineLoop(StepLoop[InstanceScheduler, Engine]):
+    """Plans a step, runs it, takes it in, until stopped; see StepLoop."""
+
+    def _round(self) -> bool:
         scheduler = self._scheduler
         before = scheduler.phase
         expired = scheduler.expire(time.monotonic())
         plan = scheduler.plan(time.monotonic())
-        turn_events = tuple(scheduler.take_turn_events())
-        fell_idle = plan is None and before is not Phase.IDLE
-        if expired or turn_events or fell_idle:  # told before the step, which may take long
-            self._on_record(StepRecord(self.progress(finished=expired), turn_events))
+        self._announce(expired, fell_idle=plan is None and before is not Phase.IDLE)
         if plan:
             self._step(plan)
         return plan is not None
@@ -161,38 +237,9 @@ class EngineLoop:
         result = run_step(self._engine, plan)
         duration_s = time.monotonic() - began_s
         self._step_began_s = None
-        error = self._end_failed(result) if result.problems else None
+        error = self._end_failed(result)
         # What failed is gone, and so the rest is committed as if nothing else had been planned.
         outcome = self._scheduler.commit(plan, result.tokens) if result.complete else None
-        for finished in outcome.finished if outcome else ():
-            self._engine.remove(finished.request_id)
-        progress = self.progress(
-            outcome=outcome or NOTHING,
-            finished=tuple(Finished(r, FinishReason.ERROR, 0) for r in result.problems),
-            stat=plan.stat(duration_s) if result.num_tries == 1 and not error else None,
-        )
-        record = StepRecord(
-            progress,
-            outcome=outcome,
-            error=error,
-            logprobs=result.logprobs,
-            prefilled=tuple(chunk.request_id for chunk in plan.chunks),
-            duration_s=duration_s,
-        )
-        self._on_record(record)
-        went_well = result.complete and len(result.problems) < len(plan.items)
-        self._failures = 0 if went_well else self._failures + 1
-        if error and self._failures >= MAX_FAILURES:
-            if not works(self._engine, self._scheduler.ledger):
-                raise error
-            self._failures = 0  # it was the requests' fault
-
-    def _end_failed(self, result: StepResult) -> EngineError:
-        """Forgets the requests that a step failed for."""
-        ids = tuple(result.problems)
-        problem = result.problems[ids[0]]
-        logs.warning(log, "step_failed", error=problem, requests=len(ids), tries=result.num_tries)
-        for request_id in ids:
-            self._scheduler.cancel(request_id)
-            self._engine.remove(request_id)
-        return EngineError(problem, ids)
+        timed = result.num_tries == 1 and not error
+        steps = (plan.stat(duration_s),) if timed else ()
+        self._conclude(DoneStep(plan, result, outcome, error, steps, duration_s))

@@ -3,6 +3,7 @@
 Steps in which nothing began or ended are told at leisure: they change no more than how far the
 running answers have come, of which a scheduler needs to know little while nothing waits for it.
 While requests do wait, it says so (`ReportOften`), and progress is told nearly step by step.
+An instance that has nothing to do and nothing to tell beats, if its scheduler listens to that.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import msgspec
 from rondo.bus import subjects
 from rondo.bus.sequence import Sequencer
 from rondo.policy.turns import TurnEnd, TurnStart
-from rondo.types import Progress
-from rondo.wire.messages import Message, Report, StepReport, TurnBegan, TurnEnded
+from rondo.types import Phase, Progress
+from rondo.wire.messages import Beat, Message, Report, StepReport, TurnBegan, TurnEnded
 
 #: Steps in which nothing began or ended are reported together, this far apart: as a rule, and
 #: while requests wait for the instance's progress.
@@ -31,9 +32,11 @@ class Reporter:
     def __init__(self, instance_id: str, send: Callable[[str, Message], None]) -> None:
         self._instance_id = instance_id
         self._subject = subjects.report(instance_id)
+        self._beats = subjects.beat(instance_id)
         self._send = send
         self._held: Progress | None = None
         self._often_until_s = float("-inf")
+        self._beats_until_s = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._last: Progress | None = None
         self.sent_s = float("-inf")
@@ -45,19 +48,24 @@ class Reporter:
     def restart(self, incarnation: str) -> None:
         """Starts the numbers of a new incarnation, which obeys nobody yet."""
         self.incarnation, self._sequencer = incarnation, Sequencer()
-        self.macro_id, self.epoch = "", 0
+        self._obey("", 0)
         self._held = None
 
     def obeys(self, macro_id: str, epoch: int) -> bool:
         """Whether a command counts: it is of the macro-instance's present owner, or the first."""
         if self.macro_id not in ("", macro_id) or epoch < self.epoch:
             return False
-        self.macro_id, self.epoch = macro_id, epoch
+        if (macro_id, epoch) != (self.macro_id, self.epoch):
+            self._obey(macro_id, epoch)
         return True
 
     def obey(self, macro_id: str) -> None:
         """From now on another macro-instance's commands count, whatever their epoch."""
-        self.macro_id, self.epoch = macro_id, 0
+        self._obey(macro_id, 0)
+
+    def _obey(self, macro_id: str, epoch: int) -> None:
+        self.macro_id, self.epoch = macro_id, epoch
+        self._beats_until_s = float("-inf")  # another owner may not listen to them
 
     @property
     def last(self) -> Progress | None:
@@ -84,6 +92,31 @@ class Reporter:
         """Somebody waits for news: sends what is held, and for `for_s` nothing is held for long."""
         self._often_until_s = time.monotonic() + for_s
         self.flush()
+
+    def may_beat(self, for_s: float) -> None:
+        """For so long the owner takes beats for full reports that would say nothing new."""
+        self._beats_until_s = time.monotonic() + for_s
+
+    @property
+    def no_news(self) -> bool:
+        """Whether a beat says all: the last report was of an idle instance, and beats are heard."""
+        last = self._last
+        if last is None or self._held is not None or time.monotonic() >= self._beats_until_s:
+            return False
+        return last.phase is Phase.IDLE and not (last.num_running or last.num_waiting)
+
+    def beat(self, idle: Callable[[], bool]) -> None:
+        """Says that the instance lives and has no news, where that is so and it is `idle`."""
+        if idle() and self.no_news:
+            self.sent_s = time.monotonic()
+            beat = Beat(
+                instance_id=self._instance_id,
+                incarnation=self.incarnation,
+                epoch=self.epoch,
+                macro_id=self.macro_id,
+                seq=self._sequencer.upcoming(),
+            )
+            self._send(self._beats, beat)
 
     def flush(self) -> None:
         """Sends what is held."""

@@ -8,7 +8,7 @@ succeed bring their requests on as the whole step would have, and what fails alo
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rondo.errors import EngineError, InvariantError
@@ -66,6 +66,28 @@ def run_step(engine: Engine, plan: StepPlan) -> StepResult:
             result.problems |= dict.fromkeys(error.request_ids, error.problem)
             result.complete = blamed.issuperset(ids)
     return result
+
+
+def run_again(engine: Engine, plan: StepPlan, is_live: Callable[[str], bool]) -> StepResult:
+    """Runs a step that has failed once, without the requests that are gone meanwhile, until each of
+    the others is computed or has a problem.
+
+    Raises:
+        EngineGone, InvariantError: as `run_step`.
+    """
+    items = plan.items
+    whole = StepResult(num_tries=1)
+    left = [index for index, item in enumerate(items) if is_live(item.request_id)]
+    while left:
+        result = run_step(engine, _part_of(plan, items, left))
+        whole.tokens |= result.tokens
+        whole.problems |= result.problems
+        whole.logprobs = whole.logprobs.joined(result.logprobs)
+        whole.num_tries += result.num_tries
+        if result.complete:
+            break
+        left = [index for index in left if items[index].request_id not in result.problems]
+    return whole
 
 
 def works(engine: Engine, ledger: KvLedger) -> bool:
@@ -132,8 +154,8 @@ def _try(engine: Engine, plan: StepPlan, result: StepResult) -> EngineError | No
     return None
 
 
-def _part_of(plan: StepPlan, items: Sequence[PlanItem], part: range) -> StepPlan:
-    """The step of some neighbours among a plan's items."""
+def _part_of(plan: StepPlan, items: Sequence[PlanItem], part: Sequence[int]) -> StepPlan:
+    """The step of some of a plan's items, by index."""
     num_chunks = len(plan.chunks)
     chunks = [items[index] for index in part if index < num_chunks]
     decodes = [items[index] for index in part if index >= num_chunks]

@@ -19,18 +19,19 @@ from rondo.bus import subjects
 from rondo.bus.protocol import Bus, Incoming
 from rondo.bus.tasks import end_task
 from rondo.errors import EngineError
-from rondo.policy.instance import InstanceScheduler
+from rondo.policy.live import LiveScheduler
 from rondo.policy.plan import Job
 from rondo.service import logs
 from rondo.service.outbox import Outbox
 from rondo.types import Finished, FinishReason, Phase
 from rondo.wire import messages as m
-from rondo_worker.engines.base import Engine, EngineRequest
+from rondo_worker.engines.base import Engine, EngineGone, EngineRequest
 from rondo_worker.hand_back import HandBack
 from rondo_worker.intake import Intake
-from rondo_worker.loop import EngineLoop, StepRecord
+from rondo_worker.loop import StepRecord
 from rondo_worker.membership import Registration
 from rondo_worker.metrics import WorkerMetrics
+from rondo_worker.pipe_loop import AnyScheduler, make_loop
 from rondo_worker.reports import Reporter
 from rondo_worker.streams import TokenStreams
 
@@ -63,7 +64,7 @@ class WorkerService:
         bus: Bus,
         record: m.InstanceRecord,
         engine: Engine,
-        scheduler: InstanceScheduler,
+        scheduler: AnyScheduler,
         metrics: WorkerMetrics,
         on_death: Callable[[Exception], None],
         *,
@@ -79,7 +80,7 @@ class WorkerService:
         self._reporter = Reporter(record.instance_id, self._outbox.send)
         self._registration = Registration(bus, record)
         self._main = asyncio.get_running_loop()
-        self._loop = EngineLoop(
+        self._loop = make_loop(
             engine,
             scheduler,
             lambda record: self._post(self._on_record, record),
@@ -143,7 +144,11 @@ class WorkerService:
                 self._on_death(EngineError(f"a step takes over {self._step_timeout_s:g} s"))
                 return  # silence is true now
             self._hand_back.ungranted(GRANT_WAIT_S)
-            self._report_full()
+            idle = self._streams.idle.is_set
+            if idle() and self._reporter.no_news:  # the loop's thread has to live, too
+                self._loop.post(lambda *_, idle=idle: self._post(self._reporter.beat, idle))
+            else:
+                self._report_full()
 
     def _hangs(self) -> bool:
         return 0 < self._step_timeout_s < self._loop.step_age_s()
@@ -160,7 +165,7 @@ class WorkerService:
             self._reporter.step(bare, ())
             self._reporter.flush()
 
-        def snapshot(_: InstanceScheduler, __: Engine) -> None:
+        def snapshot(_: LiveScheduler, __: Engine) -> None:
             self._post(self._on_record, StepRecord(self._loop.progress(full=True)))
 
         self._loop.post(snapshot)
@@ -197,6 +202,8 @@ class WorkerService:
                 self._report_full()
             case m.ReportOften(for_s=for_s):
                 self._reporter.often(for_s)
+            case m.MayBeat(for_s=for_s):
+                self._reporter.may_beat(for_s)
             case m.Rejoin():
                 self._rejoin()
             case m.HandOver(target_id=target_id):
@@ -205,7 +212,7 @@ class WorkerService:
                 self._report_full()
 
     def _grant(self, token: m.TurnToken | m.TurnExtend) -> None:
-        def grant(scheduler: InstanceScheduler, _: Engine) -> None:
+        def grant(scheduler: LiveScheduler, _: Engine) -> None:
             now_s = time.monotonic()
             scheduler.grant(token.turn, token.request_ids, token.budget_s, now_s, token.batching)
 
@@ -230,29 +237,30 @@ class WorkerService:
             self._streams.hand_back(run.request_id)
 
     def _add(
-        self, scheduler: InstanceScheduler, engine: Engine, job: Job, request: EngineRequest
+        self, scheduler: LiveScheduler, engine: Engine, job: Job, request: EngineRequest
     ) -> None:
         """On the loop's thread."""
-        error: EngineError | None = None
         try:
             engine.add(request)
-            if problem := scheduler.add(job):
-                error = EngineError(problem)
+            if not (problem := scheduler.add(job)):
+                return
+            error = EngineError(problem)
+        except EngineGone:  # which ends the loop, and is no request's fault
+            raise
         except EngineError as refusal:
             error = refusal
-        if error:
-            error.request_ids = (job.request_id,)
-            engine.remove(job.request_id)
-            scheduler.cancel(job.request_id)
-            ended = (Finished(job.request_id, FinishReason.ERROR, 0),)
-            record = StepRecord(self._loop.progress(finished=ended), error=error)
-            self._post(self._on_record, record)
+        error.request_ids = (job.request_id,)
+        engine.remove(job.request_id)
+        scheduler.cancel(job.request_id)
+        ended = (Finished(job.request_id, FinishReason.ERROR, 0),)
+        record = StepRecord(self._loop.progress(finished=ended), error=error)
+        self._post(self._on_record, record)
 
     def _cancel(self, request_id: str) -> None:
         if self._streams.drop(request_id):
             self._metrics.cancelled.inc()
 
-        def cancel(scheduler: InstanceScheduler, engine: Engine) -> None:
+        def cancel(scheduler: LiveScheduler, engine: Engine) -> None:
             scheduler.cancel(request_id)
             engine.remove(request_id)
 

@@ -46,6 +46,20 @@ class WorkerSettings(BaseSettings, frozen=True, kw_only=True):
         str,
         Meta(description="cores of each stage of the pipeline engine, like 0,1 or 0-3,4-7"),
     ] = ""
+    instance_policy: Annotated[
+        str,
+        Meta(
+            description="which request runs next, and what KV it gets: block-growth, "
+            "shortest-first, max-length, exact or econoserve",
+        ),
+    ] = "block-growth"
+    pipeline_policy: Annotated[
+        str,
+        Meta(
+            description="scheduler of the pipeline engine, for throughput: tdpipe, tdpipe-fused, "
+            "pp-separate or pp-hybrid; empty: one step at a time, as in every engine",
+        ),
+    ] = ""
     compile: Annotated[
         str,
         Meta(

@@ -43,6 +43,7 @@ class NatsBus:
         name: shown in the server's monitoring.
         tls: files for TLS; an address tls:// needs none where the system knows the authority.
         kv: how buckets are made, and how long they may take to answer.
+        read_every_s: what comes may wait so long, and is then taken all at once, which is cheap.
 
     Raises:
         ConfigError: the URL or a file cannot be one.
@@ -57,6 +58,7 @@ class NatsBus:
         kv: KeyValueOptions | None = None,
         buffer_bytes: int = 8 << 20,
         flush_timeout_s: float = 5.0,
+        read_every_s: float = 0.0,
     ) -> None:
         self.stats = BusStats()
         self._inbound = Inbound(self.stats)
@@ -65,6 +67,7 @@ class NatsBus:
             name,
             pending_bytes=buffer_bytes,
             tls=tls or TlsFiles(),
+            read_every_s=read_every_s,
             on_new_client=self._restore,
             on_up=self._on_up,
             on_slow=self._inbound.overflow,

@@ -49,6 +49,7 @@ class Link:
 
     Args:
         tls: files for TLS; with any, or a tls:// address, nothing is said without it.
+        read_every_s: see Transport.
         on_new_client: called with each new client, once it is connected.
         on_up: called after each reconnect, when subscriptions are in place.
         on_slow: called with the subject of each message nats-py dropped.
@@ -61,6 +62,7 @@ class Link:
         *,
         pending_bytes: int,
         tls: TlsFiles,
+        read_every_s: float,
         on_new_client: Callable[[Client], Awaitable[None]],
         on_up: Callable[[], None],
         on_slow: Callable[[str], None],
@@ -72,6 +74,7 @@ class Link:
         self._ssl_context = tls.context() if self._tls_only else None
         self._name = name
         self._pending_bytes = pending_bytes
+        self._read_every_s = read_every_s
         self._on_new_client = on_new_client
         self._on_up = on_up
         self._on_slow = on_slow
@@ -154,7 +157,7 @@ class Link:
         """One try, at the first of the servers; the others are for later reconnects."""
         client = Client()
         # There is no public way to choose it.
-        client._transport = Transport(tls_only=self._tls_only)
+        client._transport = Transport(tls_only=self._tls_only, read_every_s=self._read_every_s)
         dialling = True
 
         async def on_error(error: Exception) -> None:

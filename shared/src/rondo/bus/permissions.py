@@ -157,6 +157,7 @@ def _coordinator() -> Permissions:
         subscribe=(
             subjects.any_submit(),
             subjects.all_reports(),
+            subjects.all_beats(),
             subjects.STATUS,
             subjects.WATCH,
         ),
@@ -174,6 +175,7 @@ def _worker(own_id: str, demo: bool) -> Permissions:
     return Permissions(
         publish=(
             subjects.report(own_id) if own_id else subjects.all_reports(),
+            subjects.beat(own_id) if own_id else subjects.all_beats(),
             subjects.all_tokens(),
             *_open(bucket),
             _key(bucket, own_id or "*"),

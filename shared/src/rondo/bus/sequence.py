@@ -27,6 +27,10 @@ class Sequencer:
         _forget_beyond_limit(self._next)
         return number
 
+    def upcoming(self, stream_key: str = "") -> int:
+        """The number that the next message of a stream will have."""
+        return self._next.get(stream_key, FIRST)
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -66,6 +70,11 @@ class SequenceTracker:
         self._streams[stream_key] = (incarnation, seq + 1)
         _forget_beyond_limit(self._streams)
         return None if seq == expected else Gap(expected, seq)
+
+    def expected(self, stream_key: str, incarnation: str) -> int | None:
+        """The number that comes next; None where none of this incarnation has come."""
+        known, expected = self._streams.get(stream_key, ("", FIRST))
+        return expected if stream_key in self._streams and known == incarnation else None
 
     def forget(self, stream_key: str) -> None:
         """The stream has ended; what comes next on it is a beginning."""

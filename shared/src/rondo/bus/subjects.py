@@ -64,6 +64,16 @@ def all_reports() -> str:
     return f"{PREFIX}.inst.*.report"
 
 
+def beat(instance_id: str) -> str:
+    """Worker -> coordinator, read at leisure: it lives, and has no news."""
+    return f"{PREFIX}.inst.{check_id(instance_id)}.beat"
+
+
+def all_beats() -> str:
+    """Every worker's beats."""
+    return f"{PREFIX}.inst.*.beat"
+
+
 def tokens(gateway_id: str) -> str:
     """Worker -> gateway: token frames."""
     return f"{PREFIX}.tok.{check_id(gateway_id)}"

@@ -13,6 +13,7 @@ from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Incoming
 from rondo.bus.tls import TlsFiles
 from rondo.errors import BusUnavailable
+from rondo.types import KvSpace
 from rondo.wire.messages import Event, InstanceStatus, StatusReply, StatusRequest
 
 CONNECT_TIMEOUT_S = 5.0
@@ -58,6 +59,7 @@ def as_table(replies: list[StatusReply]) -> str:
         return "no coordinator answered: no model is being served"
     lines = []
     for reply in replies:
+        promises = any(instance.space for instance in reply.instances)
         lines.append(
             f"{reply.model}: {len(reply.instances)} instances, {reply.num_pending} pending, "
             f"owner {reply.owner_id}, epoch {reply.epoch}"
@@ -65,6 +67,7 @@ def as_table(replies: list[StatusReply]) -> str:
         lines.append(
             f"  {'instance':24} {'engine':9} {'phase':8} {'turn':>5} {'running':>8} "
             f"{'waiting':>8} {'KV used':>16} {'weights':>9} {'KV pool':>9} {'peak':>9} {'heard':>9}"
+            f"{'  KV promised' if promises else ''}"
         )
         lines.extend(_row(instance) for instance in reply.instances)
     return "\n".join(lines)
@@ -92,7 +95,18 @@ def _row(instance: InstanceStatus) -> str:
         f"  {instance.instance_id:24} {instance.engine:9} {instance.phase.value:8} "
         f"{instance.turn:5} {instance.num_running:8} {instance.num_waiting:8} {used:>16} "
         f"{_size(instance.weight_bytes)} {_size(instance.kv_bytes)} {_size(instance.peak_bytes)} "
-        f"{instance.report_age_s:7.2f} s"
+        f"{instance.report_age_s:7.2f} s{_promised(instance.space)}"
+    )
+
+
+def _promised(space: KvSpace | None) -> str:
+    """What the instance policy has given away ahead of its use; nothing where it has not."""
+    if space is None:
+        return ""
+    paused = f", {space.num_paused} paused" if space.num_paused else ""
+    return (
+        f"  {space.owned_blocks} owned, {space.lent_blocks} lent, "
+        f"{space.kept_back_blocks} kept back{paused}"
     )
 
 

@@ -5,7 +5,7 @@ EcoServe's three (arXiv 2504.18154, algorithm 1) are `paper_check`; what Rondo c
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 import msgspec
 
@@ -15,7 +15,7 @@ from rondo.policy.view import InstanceView
 from rondo.types import RequestInfo
 
 
-class Failed(Enum):
+class Failed(StrEnum):
     """The check that a request did not pass; BUSY: enough prompts wait there already."""
 
     BUSY = "busy"

@@ -19,6 +19,7 @@ from rondo.types import Progress, RequestInfo
 #: A placed request that its instance does not name for so long is forgotten.
 UNNAMED_S = 10.0
 RETRY_AFTER_S = 5.0
+_REPORTS = (events.InstanceReported, events.InstanceJoined)
 
 
 class Owner(Protocol):
@@ -192,6 +193,6 @@ class _Stock:
 
 
 def _tells_of_background(event: Event) -> bool:
-    if not isinstance(event, events.InstanceReported | events.InstanceJoined):
+    if not isinstance(event, _REPORTS):
         return False
     return any(member.background for member in event.progress.members or ())

@@ -14,9 +14,17 @@ from rondo.perf.correction import CorrectedModel
 from rondo.policy.load_count import LoadCount
 from rondo.types import Batching, LatencyModel, Progress, RequestInfo
 
+#: A fifth of the pool stays free of background requests.
+BACKGROUND_POOLS = 0.8
+
 
 class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scheduler needs to know of an instance; `latency` predicts its step times."""
+    """What a scheduler needs to know of an instance; `latency` predicts its step times.
+
+    `background_pools`: KV pools full of background requests, by their predicted ends, that it takes
+    at most. Below 1 a part of the pool stays free of them; above, they queue at the instance, which
+    has more to choose from.
+    """
 
     instance_id: str
     latency: LatencyModel
@@ -25,6 +33,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     max_running: int
     max_prefill_tokens: int
+    background_pools: float = BACKGROUND_POOLS
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -199,6 +208,11 @@ class MacroScheduler(Protocol):
     @property
     def load(self) -> LoadCount:
         """What it saw of its load."""
+        ...
+
+    def expects_news(self, instance_id: str) -> bool:
+        """Whether an instance that has nothing to do should have said more than that: requests are
+        believed to be on it, or wait."""
         ...
 
     def instance_rate(self) -> float | None:

@@ -17,8 +17,9 @@ class Forecast:
         "_cost_s",
         "_deferred",
         "_latency",
+        "_num_riders",
         "_pairs",
-        "_riders",
+        "_rider_tokens",
         "_step_tokens",
         "_tokens",
     )
@@ -28,7 +29,7 @@ class Forecast:
     ) -> None:
         self._latency = latency
         self._step_tokens = step_tokens
-        self._riders = (num_riders, rider_tokens)
+        self._num_riders, self._rider_tokens = num_riders, rider_tokens
         self._closed_s = 0.0
         self._tokens = self._pairs = 0  # of the last step, which has room left
         self._deferred: list[int] = []
@@ -77,11 +78,13 @@ class Forecast:
             context += count
             left -= count
             if tokens >= step_tokens:
-                closed_s += self._latency.step_s(tokens, pairs, *self._riders)
+                riders, context_tokens = self._num_riders, self._rider_tokens
+                closed_s += self._latency.step_s(tokens, pairs, riders, context_tokens)
                 tokens = pairs = 0
         return closed_s, tokens, pairs
 
     def _total_s(self, closed_s: float, tokens: int, pairs: int) -> float:
         if not tokens:
             return closed_s
-        return closed_s + self._latency.step_s(tokens, pairs, *self._riders)
+        riders, context_tokens = self._num_riders, self._rider_tokens
+        return closed_s + self._latency.step_s(tokens, pairs, riders, context_tokens)

@@ -16,8 +16,8 @@ class LoadOrder:
     """Where a step with prompts is to come anyway, and has room for this one, comes first; then
     the instance with the fewest prompt tokens before it, then the one with the fewest requests.
 
-    An instance that changed has to be touched; its place is found again when the order is asked
-    for, however often it changed until then.
+    An instance that changed has to be settled, or touched: then its place is found again when the
+    order is asked for, however often it changed until then.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,18 @@ class LoadOrder:
         self._touched.pop(view.rank, None)
         self._remove(view.rank)
 
+    def settle(self, view: InstanceView) -> None:
+        """Finds the place of an instance that is new, or has changed."""
+        if self._touched:
+            self._touched.pop(view.rank, None)
+        self._place(view)
+
     def offer(self, prompt_tokens: int) -> Iterator[InstanceView]:
         """All instances for a prompt; valid while none is touched."""
-        touched, self._touched = self._touched, {}
-        for view in touched.values():
-            self._place(view)
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for view in touched.values():
+                self._place(view)
         for entry in self._order:
             if entry[3] >= prompt_tokens:
                 yield entry[4]
@@ -47,7 +54,7 @@ class LoadOrder:
                 yield entry[4]
 
     def _place(self, view: InstanceView) -> None:
-        rank, waiting, riders = view.rank, len(view.outstanding), view.num_riders
+        rank, waiting, riders = view.rank, len(view.outstanding), view.running.num + len(view.fresh)
         todo, room = 0, -1
         if waiting:
             todo = view.waiting.tokens

@@ -15,13 +15,13 @@ from rondo.errors import InvariantError
 from rondo.perf.correction import CorrectedModel
 from rondo.policy import events
 from rondo.policy.background_desk import BackgroundDesk
-from rondo.policy.capacity import instance_rate
 from rondo.policy.changes import Changes
 from rondo.policy.events import AnyEffect, Decision, Event
+from rondo.policy.kinds import Kinds
 from rondo.policy.load_count import LoadCount, mean_saved_tpot_s
 from rondo.policy.pending import PendingQueue
 from rondo.policy.view import InstanceView
-from rondo.types import Batching, RequestInfo
+from rondo.types import Batching, Phase, RequestInfo
 
 #: Budget of a turn that ends when its prompts do.
 UNBOUNDED_S = 3600.0
@@ -44,8 +44,7 @@ class MacroState(ABC):
         self.background = BackgroundDesk(self, queue.max_wait_s, queue.max_pending)
         self.load = LoadCount()
         self.placed: dict[str, events.Admit] = {}
-        self._kinds: list[InstanceView] = []  # one of each latency model
-        self._most_tokens = 0  # of a request that some instance can hold
+        self._kinds = Kinds()
         self._next_rank = 0
         self._effects: list[AnyEffect] = []
         self._reasons: list[str] = []
@@ -73,8 +72,7 @@ class MacroState(ABC):
 
     def _alone_s(self, request: RequestInfo) -> float:
         """Predicted prefill time on an idle instance, the fastest kind of them."""
-        tokens = request.prompt_tokens
-        return min([view.alone_s(tokens) for view in self._kinds], default=0.0)
+        return self._kinds.alone_s(request.prompt_tokens)
 
     def retry_after_s(self) -> float:
         """What a refusal because of load says: the time until the queue is prefilled."""
@@ -85,7 +83,7 @@ class MacroState(ABC):
     @property
     def num_pending(self) -> int:
         """Requests that wait for admission."""
-        return len(self.pending)
+        return self.pending.num
 
     @property
     def latencies(self) -> dict[str, CorrectedModel]:
@@ -107,28 +105,29 @@ class MacroState(ABC):
                 saved[instance_id] = (slack.mean_s(steps, at_s), least_s)
         return saved
 
-    def instance_rate(self) -> float | None:
-        """Requests/s that an instance can serve of what came lately; None: not known yet.
+    def expects_news(self, instance_id: str) -> bool:
+        """See MacroScheduler."""
+        view = self.views.get(instance_id)
+        idle = view is not None and view.phase is Phase.IDLE and not view.num_requests
+        return not idle or self.pending.num > 0 or self.background.expects_news(instance_id)
 
-        The mean over kinds of instances.
-        """
-        recent = self.load.lengths()
-        if recent is None or not self._kinds:
-            return None
-        rates = (instance_rate(kind.latency, kind.kv_tokens, *recent) for kind in self._kinds)
-        return sum(rates) / len(self._kinds)
+    def instance_rate(self) -> float | None:
+        """Requests/s that an instance can serve of what came lately; None: not known yet."""
+        return self._kinds.rate(self.load.lengths())
 
     def handle(self, event: Event) -> Decision:
         """Takes one event in and says what to do."""
         self._effects, self._reasons = [], []
-        self._expire(event.at_s)
+        if self.pending.num:
+            self._expire(event.at_s)
         self._take(event)
         self._finish(event.at_s)
         self.background.take(event)
-        self.background.place(event.at_s)
+        if self.background.pending:
+            self.background.place(event.at_s)
         return Decision(
             effects=tuple(self._effects),
-            wake_at_s=self._wake_at_s(),
+            wake_at_s=self._wake_at_s() if self.pending.num else None,
             reasons=tuple(self._reasons),
         )
 
@@ -155,7 +154,7 @@ class MacroState(ABC):
         """Moves a pending request to the instance it was admitted to."""
         self.pending.pop(admit.request_id)
         self.placed[admit.request_id] = admit
-        self.effect(admit)
+        self._effects.append(admit)
 
     def refuse(
         self, request: RequestInfo, reason: str, detail: str, retry_after_s: float | None
@@ -216,7 +215,7 @@ class MacroState(ABC):
                 self._leave(instance_id)
                 view = self._new_view(event.instance, self._next_rank)
                 self.views[instance_id] = view
-                self._sort_kinds()
+                self._kinds.sort(self.views.values())
                 self._next_rank += 1
                 self._observe(view, view.take(event.progress, event.at_s), event.at_s)
             case events.InstanceLeft():
@@ -227,13 +226,13 @@ class MacroState(ABC):
             self.effect(admitted)  # the gateway missed the answer
         elif request.request_id in self.pending:
             pass
-        elif self.views and request.prompt_tokens + request.max_tokens > self._most_tokens:
+        elif self.views and request.prompt_tokens + request.max_tokens > self._kinds.most_tokens:
             total = request.prompt_tokens + request.max_tokens
             self.refuse(request, "too_long", f"no instance can hold {total} tokens", None)
         elif request.background:
             self.background.add(request)
-        elif len(self.pending) >= self.queue.max_pending:
-            waiting = f"{len(self.pending)} requests are waiting"
+        elif self.pending.num >= self.queue.max_pending:
+            waiting = f"{self.pending.num} requests are waiting"
             self.refuse(request, "queue_full", waiting, self.retry_after_s())
         else:
             alone_s = self._alone_s(request)
@@ -250,15 +249,8 @@ class MacroState(ABC):
 
     def _leave(self, instance_id: str) -> None:
         if self.views.pop(instance_id, None):
-            self._sort_kinds()
+            self._kinds.sort(self.views.values())
             self.placed = {r: a for r, a in self.placed.items() if a.instance_id != instance_id}
-
-    def _sort_kinds(self) -> None:
-        self._kinds = []
-        self._most_tokens = max((view.most_tokens for view in self.views.values()), default=0)
-        for view in self.views.values():
-            if all(view.info.latency != known.info.latency for known in self._kinds):
-                self._kinds.append(view)
 
     def _expire(self, at_s: float) -> None:
         max_wait_s = self.queue.max_wait_s

@@ -37,6 +37,8 @@ from rondo.types import Batching, RequestInfo
 #: When the first of the queue has less than this share of its TTFT limit left, a step need not be
 #: worth its cost.
 PRESSED_SHARE = 0.5
+#: A prompt alone goes in as a whole.
+WHOLE = Batching()
 #: Where steps are bounded, an instance takes prompts for so many of them ahead: the next, and one
 #: more, so that it goes on while its report and the answer to it are under way.
 STEPS_AHEAD = 2
@@ -86,18 +88,18 @@ class PadgScheduler(RollingScheduler):
         if self.pending.rank_of(request.request_id) < at_s:  # nobody decided for so long
             self.pending.rerank(request.request_id, _late_rank(request))
         super()._arrived(request, at_s)
-        if self.settings.shed and request.request_id in self.pending and self.views:
+        if self.pending.num and self.settings.shed and self.views:
             self._refuse_if_hopeless(request, at_s)
-        self._watch(at_s)
+        self._drain.watch(at_s, waiting=self.pending.num > 0)
 
     def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
-        self._loads.touch(view)
         super()._changed(view, changes, at_s)
-        self._watch(at_s)
+        self._loads.settle(view)  # now: who asks for the order next is a request that waits
+        self._drain.watch(at_s, waiting=self.pending.num > 0)
 
     def place(self, admit: Admit) -> None:
         """As MacroState.place, and notes how fast the queue is worked off."""
-        if len(self.pending) > 1 or admit.reasons[0].startswith("was pending"):
+        if self.pending.num > 1 or admit.reasons[0].startswith("was pending"):
             self._drain.admitted(self.pending.work_of(admit.request_id), len(self.views))
         super().place(admit)
 
@@ -109,10 +111,6 @@ class PadgScheduler(RollingScheduler):
 
     def _order(self, request: RequestInfo) -> Iterable[InstanceView]:
         return self._loads.offer(request.prompt_tokens)
-
-    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
-        super()._grant(view, requests, at_s)
-        self._loads.touch(view)
 
     def send_turn(
         self, view: InstanceView, request_ids: Iterable[str], opens: bool, batching: Batching
@@ -131,7 +129,7 @@ class PadgScheduler(RollingScheduler):
             queued_s = view.forecast(view.batching).cost_s()
             if queued_s > self.settings.horizon_s:
                 return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
-        batching = Batching()
+        batching = WHOLE
         if not _alone(view, request):
             size = size_step(view, request, self.settings.tpot_share, at_s)
             if size.tokens == 0 and size.num_riders:
@@ -177,7 +175,7 @@ class PadgScheduler(RollingScheduler):
             if planned is view and next(reversed(view.outstanding)) == request_id:
                 return batching  # the check saw the instance as it is now
         if _alone(view, None):
-            return Batching()
+            return WHOLE
         return size_step(view, None, self.settings.tpot_share, at_s).batching
 
     # Which requests not
@@ -197,11 +195,10 @@ class PadgScheduler(RollingScheduler):
         super()._finish(at_s)
         self._planned = None
 
-    def _watch(self, at_s: float) -> None:
-        self._drain.watch(at_s, waiting=len(self.pending) > 0)
-
     def _refuse_if_hopeless(self, request: RequestInfo, at_s: float) -> None:
-        """Refuses a newcomer that would reach an instance too late."""
+        """Refuses a newcomer that was not admitted and would reach an instance too late."""
+        if request.request_id not in self.pending:
+            return
         work_s = self.pending.work_before(request.request_id)
         wait_s = self._drain.wait_s(work_s, len(self.views))
         left_s = self.pending.rank_of(request.request_id) - at_s
@@ -237,6 +234,6 @@ def _late_rank(request: RequestInfo) -> float:
 
 def _alone(view: InstanceView, request: RequestInfo | None) -> bool:
     """Whether nothing decodes and at most one prompt is there: it goes in whole."""
-    if view.running or view.fresh:
+    if view.running.num or view.fresh:
         return False
     return len(view.outstanding) + (request is not None) <= 1

@@ -9,35 +9,37 @@ from math import inf
 
 from rondo.types import RequestInfo
 
+#: Rank, number (unique, so what follows is never compared), request, predicted prefill time.
+_Entry = tuple[float, int, RequestInfo, float]
+
 
 class PendingQueue:
     """Ordered by (rank, order of coming); the oldest is found by a heap.
 
-    `work_s` is the sum of what `add` was told as predicted prefill times.
+    `num` are there. `work_s` is the sum of what `add` was told as predicted prefill times.
     """
 
     def __init__(self) -> None:
-        self._requests: dict[str, RequestInfo] = {}
-        self._ranks: dict[str, tuple[float, int]] = {}
-        self._work_s: dict[str, float] = {}
+        self.num = 0
         self.work_s = 0.0
-        self._order: list[tuple[float, int, str]] = []
+        self._entries: dict[str, _Entry] = {}
+        self._order: list[_Entry] = []
         self._arrivals: list[tuple[float, int, str]] = []
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return self.num
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._requests
+        return request_id in self._entries
 
     def __iter__(self) -> Iterator[RequestInfo]:
         """In order; valid while nothing is added or removed."""
-        return (self._requests[request_id] for _, _, request_id in self._order)
+        return (request for _, _, request, _ in self._order)
 
     def first(self, count: int) -> list[RequestInfo]:
         """The first `count` in order."""
-        return [self._requests[request_id] for _, _, request_id in self._order[:count]]
+        return [request for _, _, request, _ in self._order[:count]]
 
     def least_rank(self) -> float:
         """What orders the first; infinite when there is none."""
@@ -45,25 +47,22 @@ class PendingQueue:
 
     def add(self, request: RequestInfo, rank: float, work_s: float) -> None:
         """Puts a request in; the least rank comes first."""
-        request_id = request.request_id
-        self._requests[request_id] = request
-        self._ranks[request_id] = (rank, self._next)
-        self._work_s[request_id] = work_s
+        entry = self._entries[request.request_id] = (rank, self._next, request, work_s)
+        self.num += 1
         self.work_s += work_s
-        insort(self._order, (rank, self._next, request_id))
-        heapq.heappush(self._arrivals, (request.arrival_s, self._next, request_id))
+        insort(self._order, entry)
+        heapq.heappush(self._arrivals, (request.arrival_s, self._next, request.request_id))
         self._next += 1
 
     def pop(self, request_id: str) -> RequestInfo | None:
         """Takes a request out."""
-        request = self._requests.pop(request_id, None)
-        if request is not None:
-            self.work_s -= self._work_s.pop(request_id)
-            if not self._requests:  # rounding must not pile up
-                self.work_s = 0.0
-            rank = self._ranks.pop(request_id)
-            del self._order[bisect_left(self._order, (*rank, request_id))]
-        return request
+        entry = self._entries.pop(request_id, None)
+        if entry is None:
+            return None
+        self.num -= 1
+        self.work_s = self.work_s - entry[3] if self.num else 0.0  # rounding must not pile up
+        del self._order[bisect_left(self._order, entry)]
+        return entry[2]
 
     def rerank(self, request_id: str, rank: float) -> None:
         """Moves a request to another place, behind those of the same rank."""
@@ -73,25 +72,26 @@ class PendingQueue:
 
     def rank_of(self, request_id: str) -> float:
         """What orders the request."""
-        return self._ranks[request_id][0]
+        return self._entries[request_id][0]
 
     def work_of(self, request_id: str) -> float:
         """The request's part of `work_s`."""
-        return self._work_s[request_id]
+        return self._entries[request_id][3]
 
     def work_before(self, request_id: str) -> float:
         """The part of `work_s` that is tried before the request."""
-        if self._order[-1][2] == request_id:
-            return self.work_s - self._work_s[request_id]
-        place = bisect_left(self._order, (*self._ranks[request_id], request_id))
-        return sum(self._work_s[before] for _, _, before in self._order[:place])
+        entry = self._entries[request_id]
+        if self._order[-1] is entry:
+            return self.work_s - entry[3]
+        place = bisect_left(self._order, entry)
+        return sum(before[3] for before in self._order[:place])
 
     def oldest(self) -> RequestInfo | None:
         """The one that arrived first."""
         while self._arrivals:
             _, number, request_id = self._arrivals[0]
-            rank = self._ranks.get(request_id)
-            if rank is not None and rank[1] == number:
-                return self._requests[request_id]
+            entry = self._entries.get(request_id)
+            if entry is not None and entry[1] == number:
+                return entry[2]
             heapq.heappop(self._arrivals)
         return None

@@ -11,15 +11,15 @@ class PlacedBlocks:
 
     def __init__(self, block_size: int) -> None:
         self.used_blocks = 0
-        self._block_size = block_size
+        self._size = block_size
         self._final: dict[str, int] = {}
         self._waiting: dict[str, int] = {}
         self._sum_final = self._sum_waiting = 0
 
     def final(self, request: RequestInfo) -> int:
         """Blocks of a request at its predicted end."""
-        answer = min(request.predicted_tokens, request.max_tokens)
-        return blocks_for(request.prompt_tokens + answer, self._block_size)
+        answer, most = request.predicted_tokens, request.max_tokens
+        return blocks_for(request.prompt_tokens + (answer if answer < most else most), self._size)
 
     def wait(self, request: RequestInfo) -> None:
         """A request is placed; its prompt is not computed yet."""

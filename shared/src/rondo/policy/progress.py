@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from rondo.policy.instance import InstanceScheduler
+from rondo.policy.live import LiveScheduler
 from rondo.policy.plan import StepOutcome
-from rondo.types import Finished, Progress, StepStat
+from rondo.types import Finished, KvSpace, Progress, StepStat
 
 NOTHING = StepOutcome((), (), (), ())
 
 
 def progress_of(
-    scheduler: InstanceScheduler,
+    scheduler: LiveScheduler,
     at_s: float,
     *,
     outcome: StepOutcome = NOTHING,
@@ -39,4 +40,21 @@ def progress_of(
         steps=steps,
         members=scheduler.members(at_s) if full else None,
         peak_bytes=peak_bytes,
+        space=_promised(scheduler),
+    )
+
+
+def _promised(scheduler: LiveScheduler) -> KvSpace | None:
+    """What the instance policy has promised; None: nothing but what is in use."""
+    if not isinstance(scheduler, InstanceScheduler):
+        return None
+    use = scheduler.space_use()
+    if use.reserved == use.used and not use.kept_back and not use.num_paused:
+        return None
+    return KvSpace(
+        owned_blocks=use.owned,
+        lent_blocks=use.lent,
+        borrowed_blocks=use.borrowed,
+        kept_back_blocks=use.kept_back,
+        num_paused=use.num_paused,
     )

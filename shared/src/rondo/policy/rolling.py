@@ -60,21 +60,22 @@ class RollingScheduler(MacroState):
 
     def _arrived(self, request: RequestInfo, at_s: float) -> None:
         refusals: list[str] = []
+        most_tokens = request.prompt_tokens + request.max_tokens
         for view in self._order(request):
-            if not self.fits(view, request):
+            if most_tokens > view.most_tokens:
                 continue
             verdict = self._check(view, request, at_s)
             if verdict.failed is None:
                 self._admit(view, request, at_s, verdict, refusals)
                 return
-            self.load.held(verdict.failed.value)
-            refusals.append(f"{view.info.instance_id}: {verdict.failed.value}: {verdict.reason}")
+            self.load.held(verdict.failed)
+            refusals.append(f"{view.info.instance_id}: {verdict.failed}: {verdict.reason}")
         self.reason(f"{request.request_id} stays pending: {'; '.join(refusals)}")
 
     def _changed(self, view: InstanceView, changes: Changes, at_s: float) -> None:
         self._take_back(view)
         self._regrant(view, at_s)
-        if len(self.pending):
+        if self.pending.num:
             self._try_pending(view, self.pending.first(TRIES_PER_REPORT), at_s)
 
     def _finish(self, at_s: float) -> None:
@@ -100,7 +101,7 @@ class RollingScheduler(MacroState):
                 waited_s = at_s - request.arrival_s
                 self._admit(view, request, at_s, verdict, [f"was pending for {waited_s:.3f} s"])
                 continue
-            self.load.held(verdict.failed.value)
+            self.load.held(verdict.failed)
             failures += 1
             if verdict.failed is Failed.BUSY or failures == FAILURES_PER_REPORT:
                 return
@@ -128,7 +129,7 @@ class RollingScheduler(MacroState):
 
     @staticmethod
     def _predicted_tpot_s(view: InstanceView) -> float:
-        num = view.num_riders + len(view.outstanding)
+        num = view.running.num + len(view.fresh) + len(view.outstanding)
         tokens = view.context_tokens() + view.waiting.prompt_tokens
         for live in view.fresh.values():
             tokens += live.info.prompt_tokens
@@ -155,4 +156,4 @@ class RollingScheduler(MacroState):
         grant = self._grants.get(view.info.instance_id)
         if grant is None:
             grant = self._grants[view.info.instance_id] = _Grant(opens)
-        grant.request_ids.extend(request.request_id for request in requests)
+        grant.request_ids += [request.request_id for request in requests]

@@ -25,13 +25,14 @@ class LiveRequest:
 
 
 class RunningSet:
-    """Requests by id, with their saved TPOT and cached tokens."""
+    """Requests by id, with their saved TPOT and cached tokens: `num` of them, with `context_key`
+    plus `num` for each decode step of the instance in the KV cache."""
 
     def __init__(self) -> None:
         self.slack = SlackTable()
         self.num = 0
         self._live: dict[str, LiveRequest] = {}
-        self._context_key = 0  # cached tokens at step count s: this + s * len
+        self.context_key = 0
 
     def __len__(self) -> int:
         return self.num
@@ -57,7 +58,7 @@ class RunningSet:
         self.slack.add(live.tpot_s, live.key)
         self._live[live.info.request_id] = live
         self.num = len(self._live)
-        self._context_key += live.info.prompt_tokens + 1 - live.base_step
+        self.context_key += live.info.prompt_tokens + 1 - live.base_step
 
     def pop(self, request_id: str) -> LiveRequest | None:
         """It ended, or has to be added anew."""
@@ -65,12 +66,8 @@ class RunningSet:
         if live is not None:
             self.num -= 1
             self.slack.remove(live.tpot_s, live.key)
-            self._context_key -= live.info.prompt_tokens + 1 - live.base_step
+            self.context_key -= live.info.prompt_tokens + 1 - live.base_step
         return live
-
-    def context_tokens(self, steps: int) -> int:
-        """Tokens in the KV cache of all of them after the instance's `steps`-th decode step."""
-        return self._context_key + steps * self.num
 
 
 def info_of(member: RequestProgress, at_s: float) -> RequestInfo:

@@ -11,6 +11,8 @@ saved of the TPOT limit pays for the longer one. That is EcoServe's case for tur
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from math import inf
 
 import msgspec
 
@@ -52,38 +54,59 @@ def size_step(
     Args:
         tpot_share: share of the tightest TPOT limit that a step is planned to take.
     """
-    num_riders = view.num_riders
-    longest, limit_s = view.tightest()
-    todo = view.outstanding_tokens
-    if request is not None:
-        longest, todo = max(longest, request.prompt_tokens), todo + request.prompt_tokens
-        limit_s = min(limit_s, view.feasible_tpot_s(request))
+    num_riders, context = view.num_riders, view.context_tokens()
+    more_s = view.latency.step_s(0, 0, num_riders + 1, context) if num_riders else inf
+    longest, limit_s = _tightest(view, request, context, more_s)
     limit_s *= tpot_share
-    if num_riders and view.latency.step_s(0, 0, num_riders + 1, view.context_tokens()) > limit_s:
+    if num_riders and more_s > limit_s:
         return StepSize(num_riders, 0, 0)  # one more would make every step too long
-    tokens = _tokens_within(view, longest, num_riders, limit_s)
-    enough = _group_tokens(view, num_riders) if num_riders else 0
+    tokens = _tokens_within(view, longest, num_riders, context, limit_s)
+    enough = _group_tokens(view, num_riders, context) if num_riders else 0
     if enough > tokens:
         saved_s = view.running.slack.quantile_s(SLACK_QUANTILE, view.decode_steps, at_s)
-        if 0 < saved_s < float("inf"):
+        if 0 < saved_s < inf:
+            todo = view.outstanding_tokens + (request.prompt_tokens if request else 0)
             longer_s = limit_s + saved_s / max(1.0, todo / enough)
-            tokens = max(tokens, min(enough, _tokens_within(view, longest, num_riders, longer_s)))
+            more = _tokens_within(view, longest, num_riders, context, longer_s)
+            tokens = max(tokens, min(enough, more))
     return StepSize(num_riders, tokens, enough)
 
 
-def _group_tokens(view: InstanceView, num_riders: int) -> int:
+def _tightest(
+    view: InstanceView, newcomer: RequestInfo | None, context: int, more_s: float
+) -> tuple[int, float]:
+    """The longest prompt that waits, with the newcomer, and the least TPOT limit of all.
+
+    Args:
+        context, more_s: tokens that the decodes have in the cache, and the time of a decode step
+            with one request more; a lone request's is no longer.
+    """
+    waiting = [*view.outstanding.values(), newcomer] if newcomer else view.outstanding.values()
+    longest, own_s, limit_s = 0, inf, view.running.slack.least_tpot_s
+    for request in waiting:  # min and max would take as long as all the rest
+        longest = request.prompt_tokens if request.prompt_tokens > longest else longest
+        own_s = request.slo.tpot_s if request.slo.tpot_s < own_s else own_s
+    if longest > context or more_s > own_s:  # what they ask for may be more than they can get
+        own_s = min([view.feasible_tpot_s(request) for request in waiting], default=inf)
+    for live in view.fresh.values():
+        limit_s = min(limit_s, live.tpot_s)
+    return longest, min(own_s, limit_s)
+
+
+def _group_tokens(view: InstanceView, num_riders: int, context: int) -> int:
     """Prompt tokens that are worth a fused step; 0 where its fixed cost is next to nothing."""
-    key = -1, num_riders, 0.0
-    known = view.sizes.get(key)
+    known = view.groups.get(num_riders)
     if known is None:
-        known = view.sizes[key] = _find_group_tokens(view, num_riders)
+        known = view.groups[num_riders] = _find_group_tokens(view, num_riders, context)
     return known
 
 
-def _find_group_tokens(view: InstanceView, num_riders: int) -> int:
-    step_s, context = view.latency.step_s, view.context_tokens()
+def _find_group_tokens(view: InstanceView, num_riders: int, context: int) -> int:
+    step_s = view.latency.step_s
     least_s = step_s(1, 1, num_riders, context)
     fixed_s = least_s - step_s(0, 0, num_riders, context)
+    if fixed_s <= 0:
+        return 0
     token_s = (step_s(_PROBE_TOKENS, _PROBE_TOKENS, num_riders, context) - least_s) / (
         _PROBE_TOKENS - 1
     )
@@ -94,37 +117,46 @@ def _find_group_tokens(view: InstanceView, num_riders: int) -> int:
     return min(most, CHUNK_TOKENS * math.ceil(wanted / CHUNK_TOKENS))
 
 
-def _tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
+def _tokens_within(
+    view: InstanceView, longest: int, num_riders: int, context: int, limit_s: float
+) -> int:
     """The most prompt tokens, of prompts up to `longest`, in a step of `limit_s`."""
-    key = longest, num_riders, limit_s
-    known = view.sizes.get(key)
-    if known is None:
-        known = view.sizes[key] = _find_tokens_within(view, longest, num_riders, limit_s)
-    return known
-
-
-def _find_tokens_within(view: InstanceView, longest: int, num_riders: int, limit_s: float) -> int:
-    step_s, context = view.latency.step_s, view.context_tokens()
     # Twice the pairs of a chunk at a prompt's end bound those of any chunk of it.
-    pairs = 2 * CHUNK_TOKENS * longest
+    pairs, step_s = 2 * CHUNK_TOKENS * longest, view.latency.step_s
+    most = max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
+    last = view.num_chunks
+    if 0 < last < most:  # most often it is as large as the last one
+        tokens = last * CHUNK_TOKENS
+        if step_s(tokens, last * pairs, num_riders, context) <= limit_s:
+            more = tokens + CHUNK_TOKENS
+            if step_s(more, (last + 1) * pairs, num_riders, context) > limit_s:
+                return tokens
 
-    low, high = 1, max(1, view.info.max_prefill_tokens // CHUNK_TOKENS)
-    high_s = step_s(high * CHUNK_TOKENS, high * pairs, num_riders, context)
-    if high_s <= limit_s:
-        return high * CHUNK_TOKENS
-    low_s = step_s(CHUNK_TOKENS, pairs, num_riders, context)
-    if low_s > limit_s:
-        return 0
-    while high - low > 1:  # durations grow nearly straight: aim, and look one beyond
-        share = (limit_s - low_s) / (high_s - low_s)
-        guess = min(high - 1, max(low + 1, low + int(share * (high - low))))
-        guess_s = step_s(guess * CHUNK_TOKENS, guess * pairs, num_riders, context)
-        if guess_s > limit_s:
-            high, high_s = guess, guess_s
-            continue
-        low, low_s = guess, guess_s
-        if low + 1 < high:
-            next_s = step_s((low + 1) * CHUNK_TOKENS, (low + 1) * pairs, num_riders, context)
-            if next_s > limit_s:
-                high, high_s = low + 1, next_s
-    return low * CHUNK_TOKENS
+    def chunks_s(count: int) -> float:
+        return step_s(count * CHUNK_TOKENS, count * pairs, num_riders, context)
+
+    view.num_chunks = most_within(chunks_s, limit_s, most, min(most, max(1, last)))
+    return view.num_chunks * CHUNK_TOKENS
+
+
+def most_within(cost_s: Callable[[int], float], limit_s: float, most: int, guess: int) -> int:
+    """The largest count up to `most` whose cost is within the limit; 0 where that of 1 is not.
+
+    Costs must not fall with the count. The better the guess, the fewer are asked for: two, if it
+    is right.
+    """
+    low, high = 0, most + 1  # within, and beyond
+    while True:
+        guess_s = cost_s(guess)
+        low, high = (guess, high) if guess_s <= limit_s else (low, guess)
+        if high - low == 1:
+            return low
+        beside = guess + 1 if low == guess else guess - 1
+        beside_s = cost_s(beside)
+        low, high = (beside, high) if beside_s <= limit_s else (low, beside)
+        if high - low <= 1:
+            return low
+        # Costs grow nearly straight: where the line through both meets the limit.
+        slope_s = abs(beside_s - guess_s)
+        ahead = (limit_s - beside_s) / slope_s if slope_s > 0 else 0.0
+        guess = int(min(high - 1, max(low + 1, beside + ahead)))

@@ -56,9 +56,8 @@ class InstanceView:
         self.carry: dict[str, RequestInfo] = {}  # on the instance, but without a grant
         self.handed = Forecast(self.latency, info.max_prefill_tokens)  # since decode resumed last
         self.blocks = PlacedBlocks(info.block_size)
-        self.sizes: dict[tuple[int, int, float], int] = {}
-        """What a policy worked out from what decodes here and the latencies; kept until either
-        changes."""
+        self.groups: dict[int, int] = {}  # `step_size`: kept until decodes or latencies change
+        self.num_chunks = 1  # in the last step that was sized: the next is about as large
         self._counts_turns = counts_turns
         self._forecasts: list[tuple[Batching, Forecast]] = []  # few, and hashing them is dear
 
@@ -81,7 +80,8 @@ class InstanceView:
 
     def context_tokens(self) -> int:
         """Tokens in the KV cache of the requests that decode."""
-        return self.running.context_tokens(self.decode_steps)
+        running = self.running
+        return running.context_key + self.decode_steps * running.num
 
     def forecast(self, batching: Batching) -> Forecast:
         """What is left of the turn, if its steps are filled in this way."""
@@ -97,16 +97,6 @@ class InstanceView:
         if prompt_tokens <= self.info.max_prefill_tokens:
             return self.latency.step_s(prompt_tokens, prompt_tokens * prompt_tokens, 0, 0)
         return Forecast(self.latency, self.info.max_prefill_tokens).cost_with_s(prompt_tokens)
-
-    def tightest(self) -> tuple[int, float]:
-        """The longest prompt that waits here, and the least TPOT limit of all that are here."""
-        longest, limit_s = 0, self.running.slack.least_tpot_s
-        for live in self.fresh.values():
-            limit_s = min(limit_s, live.tpot_s)
-        for request in self.outstanding.values():
-            longest = max(longest, request.prompt_tokens)
-            limit_s = min(limit_s, self.feasible_tpot_s(request))
-        return longest, limit_s
 
     def feasible_tpot_s(self, request: RequestInfo) -> float:
         """Its TPOT limit, or one that a lone request can meet here."""
@@ -148,7 +138,7 @@ class InstanceView:
         """Drops a request wherever it is."""
         self.blocks.drop(request_id)
         self._forecasts.clear()
-        self.sizes.clear()
+        self.groups.clear()
         self.waiting.forget(request_id)
         self.running.pop(request_id)
         self.fresh.pop(request_id, None)
@@ -163,7 +153,7 @@ class InstanceView:
         if self._counts_turns:
             self.handed = Forecast(self.latency, self.info.max_prefill_tokens)
         self._forecasts.clear()
-        self.sizes.clear()
+        self.groups.clear()
         for request_id in event.leftover:
             if request := self.waiting.pop(request_id):
                 self.carry[request_id] = request
@@ -174,7 +164,7 @@ class InstanceView:
     def take(self, progress: Progress, at_s: float) -> Changes:
         """Takes a report in."""
         changes = Changes()
-        self.sizes.clear()
+        self.groups.clear()
         self.phase = progress.phase
         self.blocks.used_blocks = progress.kv.used_blocks - progress.kv.background_blocks
         if not self.turn_open:  # a new owner goes on where the last one stopped

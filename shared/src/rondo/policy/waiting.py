@@ -67,16 +67,18 @@ class WaitingPrompts:
         ahead = self._ahead
         for request_id, request in self.requests.items():
             found = self._found.get(request_id, 0)
-            done = min(ahead, request.prompt_tokens - found - 1)
-            forecast.add(request.prompt_tokens, found + done)
-            ahead = 0
+            if ahead:
+                found += min(ahead, request.prompt_tokens - found - 1)
+                ahead = 0
+            forecast.add(request.prompt_tokens, found)
 
     def _to_prefill(self, request: RequestInfo) -> int:
         return request.prompt_tokens - self._found.get(request.request_id, 0)
 
     def _count(self, request: RequestInfo, sign: int) -> None:
-        self.prompt_tokens += sign * request.prompt_tokens
-        self.tokens += sign * self._to_prefill(request)
+        prompt_tokens = request.prompt_tokens
+        self.prompt_tokens += sign * prompt_tokens
+        self.tokens += sign * (prompt_tokens - self._found.get(request.request_id, 0))
 
     def _count_ahead(self, num_tokens: int) -> None:
         self.tokens += self._ahead - num_tokens

@@ -62,6 +62,12 @@ class ReportOften(Order, frozen=True, kw_only=True):
     for_s: float
 
 
+class MayBeat(Order, frozen=True, kw_only=True):
+    """While it has no news, the instance may for so long send beats in place of full reports."""
+
+    for_s: float
+
+
 class Rejoin(Order, frozen=True, kw_only=True):
     """The instance was dropped for silence: abort everything and register anew."""
 
@@ -79,6 +85,7 @@ Command: TypeAlias = (
     | CancelRun
     | SendFullReport
     | ReportOften
+    | MayBeat
     | Rejoin
     | HandOver
 )

@@ -9,6 +9,7 @@ from rondo.wire.commands import (
     CancelRun,
     Command,
     HandOver,
+    MayBeat,
     Rejoin,
     ReportOften,
     SendFullReport,
@@ -18,7 +19,7 @@ from rondo.wire.commands import (
 )
 from rondo.wire.files import BatchProblem, BatchRecord, FileChunk, FileRecord
 from rondo.wire.records import InstanceRecord, MacroRecord, ScalingRecord, StoredResponse
-from rondo.wire.reports import Report, StepReport, TurnBegan, TurnEnded
+from rondo.wire.reports import Beat, Report, StepReport, TurnBegan, TurnEnded
 from rondo.wire.requests import (
     MOVED,
     Admitted,
@@ -48,6 +49,7 @@ __all__ = [
     "Admitted",
     "BatchProblem",
     "BatchRecord",
+    "Beat",
     "Cancel",
     "CancelRun",
     "Command",
@@ -63,6 +65,7 @@ __all__ = [
     "InstanceRecord",
     "InstanceStatus",
     "MacroRecord",
+    "MayBeat",
     "Message",
     "Rejected",
     "Rejoin",
@@ -102,11 +105,13 @@ Message: TypeAlias = (
     | CancelRun
     | SendFullReport
     | ReportOften
+    | MayBeat
     | Rejoin
     | HandOver
     | StepReport
     | TurnBegan
     | TurnEnded
+    | Beat
     | InstanceRecord
     | MacroRecord
     | ScalingRecord

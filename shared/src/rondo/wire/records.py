@@ -11,7 +11,8 @@ class InstanceRecord(Wire, frozen=True, kw_only=True):
     """Bucket rondo_instances: who is there. `incarnation` is new at every start or rejoin.
 
     A draining instance finishes what it runs and takes nothing new. `weight_bytes` and `kv_bytes`
-    are what its engine takes for weights and KV pool.
+    are what its engine takes for weights and KV pool. `background_pools` as in `InstanceInfo`; 0
+    leaves it to the scheduler.
     """
 
     instance_id: str
@@ -27,6 +28,7 @@ class InstanceRecord(Wire, frozen=True, kw_only=True):
     draining: bool = False
     weight_bytes: int = 0
     kv_bytes: int = 0
+    background_pools: float = 0.0
 
 
 class MacroRecord(Wire, frozen=True, kw_only=True):

@@ -42,4 +42,11 @@ class TurnEnded(FromInstance, frozen=True, kw_only=True):
     leftover: tuple[str, ...] = ()
 
 
-Report: TypeAlias = StepReport | TurnBegan | TurnEnded
+class Beat(FromInstance, frozen=True, kw_only=True):
+    """The instance lives, has nothing to do, and nothing changed since its last report.
+
+    It has no number of its own: `seq` is that of the report to come.
+    """
+
+
+Report: TypeAlias = StepReport | TurnBegan | TurnEnded | Beat

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from rondo.types import KvOccupancy, Phase
+from rondo.types import KvOccupancy, KvSpace, Phase
 from rondo.wire.base import Wire
 
 Fields: TypeAlias = dict[str, str | int | float | bool | None | list[str]]
@@ -63,6 +63,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One instance in a StatusReply; ages are since the coordinator heard last.
 
     Memory: of weights and KV pool, and the most that the engine has held so far; 0 if unknown.
+    `space` as in `Progress`.
     """
 
     instance_id: str
@@ -76,6 +77,7 @@ class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0
     kv_bytes: int = 0
     peak_bytes: int = 0
+    space: KvSpace | None = None
 
 
 class StatusReply(Wire, frozen=True, kw_only=True):

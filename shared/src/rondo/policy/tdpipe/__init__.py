@@ -31,15 +31,20 @@ None, since the scheduler does not see tokens.
 The four parts of TD-Pipe are a module each, with a switch in `TdPipeSettings`: `forecast` (greedy
 prefill by simulated KV use), `remaining` (predicted lengths), `stealing` (balanced batches),
 `intensity` (the way back to prefill). `phases` puts them together.
+
+In a worker a scheduler runs inside a `PipeInstance`, which takes grants and tokens in and reports
+as every instance does.
 """
 
 from rondo.policy.tdpipe.base import PipeScheduler, PipeSetup, PipeStep
 from rondo.policy.tdpipe.catalog import SCHEDULER_NAMES, make_scheduler
+from rondo.policy.tdpipe.instance import PipeInstance
 from rondo.policy.tdpipe.settings import FusedSettings, PipeSettings, TdPipeSettings
 
 __all__ = [
     "SCHEDULER_NAMES",
     "FusedSettings",
+    "PipeInstance",
     "PipeScheduler",
     "PipeSettings",
     "PipeSetup",

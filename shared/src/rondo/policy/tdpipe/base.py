@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
 
 from rondo.errors import InvariantError
+from rondo.policy.fill import with_decodes
 from rondo.policy.ledger import KvLedger, blocks_for
 from rondo.policy.plan import Job, PlanItem, StepOutcome, StepPlan
 from rondo.policy.tdpipe.board import PipeBoard
@@ -62,11 +62,17 @@ class PipeScheduler(ABC):
         """A request came. Returns why it can never run here, or None when it was taken."""
         if job.request_id in self.board.jobs or job.request_id in self.board.doomed:
             return None
+        if problem := self.refusal(job):
+            return problem
+        self.board.enter(job)
+        return None
+
+    def refusal(self, job: Job) -> str | None:
+        """Why a request can never run here; None: it can."""
         ledger = self.board.ledger
         need = blocks_for(job.prompt_tokens + job.max_tokens, ledger.block_size)
         if need > ledger.num_blocks:
             return f"needs {need} KV blocks, the pipeline has {ledger.num_blocks}"
-        self.board.enter(job)
         return None
 
     def cancel(self, request_id: str) -> bool:
@@ -164,16 +170,11 @@ class PipeScheduler(ABC):
         self._num_steps += 1
         if slot is None:
             return PipeStep(self._num_steps, None, StepPlan(Phase.PREFILL, chunks))
-        batch = self.board.batches[slot]
-        self.board.away[slot] = True
+        board = self.board
+        board.away[slot] = True
         phase = Phase.FUSED if chunks else Phase.DECODE
-        decodes = partial(self.board.list_decodes, slot)
-        plan = StepPlan(phase, chunks, len(batch), batch.context_tokens, decodes)
+        plan = with_decodes(board.batches[slot], board.ledger, phase, chunks)
         return PipeStep(self._num_steps, slot, plan)
-
-    def _num_away(self) -> int:
-        """Batches in the pipe."""
-        return sum(self.board.away)
 
     def _batch_home(self, slot: int, finished: list[Finished]) -> None:
         board = self.board

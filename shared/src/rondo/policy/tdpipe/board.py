@@ -60,12 +60,17 @@ class PipeBoard:
         """Jobs that are prefilled."""
         return len(self.held) + len(self.home)
 
+    @property
+    def num_live(self) -> int:
+        """Jobs that decode, or will when their prefill is back."""
+        return self.num_decoding + len(self.in_pipe)
+
     def enter(self, job: Job) -> None:
         """A request came."""
         job.order = self._next_order
         self._next_order += 1
         self.jobs[job.request_id] = job
-        self.waiting[job.request_id] = job
+        self._queue(job)
         self.pool.enter(job)
 
     def exit(self, job: Job) -> None:
@@ -182,14 +187,6 @@ class PipeBoard:
                     break
                 self._preempt_youngest()
 
-    def list_decodes(self, slot: int) -> list[PlanItem]:
-        """One token for each sequence of a batch."""
-        gained, table = self.batches[slot].gained, self.ledger.table
-        return [
-            PlanItem(job.request_id, job.cached + gained(job), 1, table(job.request_id))
-            for job in self.batches[slot]
-        ]
-
     def prefilled(self) -> Iterable[Job]:
         """Jobs that are prefilled: the batches', then those held."""
         for batch in self.batches:
@@ -213,6 +210,16 @@ class PipeBoard:
             )
         if not owners and self.ledger.num_free != self.ledger.num_blocks:
             raise InvariantError("blocks are owned though nothing runs")
+
+    def _queue(self, job: Job) -> None:
+        """Puts a job behind all that wait, but in front of background ones."""
+        waiting = self.waiting
+        if not job.background and waiting and next(reversed(waiting.values())).background:
+            behind = {name: each for name, each in waiting.items() if each.background}
+            self.waiting = {name: each for name, each in waiting.items() if name not in behind}
+            self.waiting |= {job.request_id: job, **behind}
+        else:
+            waiting[job.request_id] = job
 
     def _preempt_youngest(self) -> None:
         """Frees the youngest job's blocks. Some job is at home: the one that wants to grow."""

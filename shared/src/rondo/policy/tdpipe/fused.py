@@ -66,7 +66,7 @@ class FusedScheduler(TdPipeScheduler):
         board = self.board
         if not self.prefilling or not board.waiting:
             return []
-        live = self._num_live()
+        live = board.num_live
         if not live:
             self._forecast_live()
         slots = self.num_stages * self.settings.max_batch - live
@@ -80,4 +80,4 @@ class FusedScheduler(TdPipeScheduler):
     def _has_room(self) -> bool:
         """Whether so much has ended that a prefill phase is worth beginning."""
         limit = self.fused.resume_share * self.board.ledger.num_blocks
-        return not self._num_live() or self.forecast.peak_blocks <= limit
+        return not self.board.num_live or self.forecast.peak_blocks <= limit

@@ -70,7 +70,7 @@ class TdPipeScheduler(PipeScheduler):
     def _turn_to(self, *, prefill: bool) -> None:
         self.prefilling = prefill
         self.num_phase_switches += 1
-        self._num_before = self._num_compared = self._num_live()
+        self._num_before = self._num_compared = self.board.num_live
         if prefill:
             self._forecast_live()
 
@@ -94,7 +94,7 @@ class TdPipeScheduler(PipeScheduler):
 
     def _share(self, slot: int) -> int:
         """Requests that batch `slot` is to have."""
-        share = fair_share(self._num_live(), self.num_stages, slot)
+        share = fair_share(self.board.num_live, self.num_stages, slot)
         share = min(max(1, share), self.settings.max_batch)
         return best_batch(self.latency, share, self._context()) if self.knobs.size else share
 
@@ -103,15 +103,11 @@ class TdPipeScheduler(PipeScheduler):
         board = self.board
         return sum(batch.context_tokens for batch in board.batches) / max(1, len(board.home))
 
-    def _num_live(self) -> int:
-        """Requests that decode, or will when their prefill is back."""
-        return self.board.num_decoding + len(self.board.in_pipe)
-
     # Prefill
 
     def _prompt_chunks(self) -> list[PlanItem]:
         """Whole prompts for a step; none when the phase is over."""
-        live = self._num_live()
+        live = self.board.num_live
         if not live:
             self._forecast_live()  # answers that ended at once are still in it
         slots = self.num_stages * self.settings.max_batch - live
@@ -146,7 +142,7 @@ class TdPipeScheduler(PipeScheduler):
     # The way back
 
     def _should_return(self) -> bool:
-        live = self._num_live()
+        live = self.board.num_live
         if not live:
             return True
         if not self.knobs.compare:
@@ -169,7 +165,7 @@ class TdPipeScheduler(PipeScheduler):
         board, forecast = self.board, self.forecast
         self._forecast_live()
         limit = self.knobs.kv_share * board.ledger.num_blocks
-        free = board.ledger.num_free - self._num_live()
+        free = board.ledger.num_free - board.num_live
         prompts: list[int] = []
         for job in board.waiting.values():
             free -= board.ledger.missing(job.request_id, job.known)

@@ -18,17 +18,15 @@ class MicroBatchScheduler(PipeScheduler):
         super().__init__(setup)
         self._next_slot = 0
         self._slots: dict[str, int] = {}  # of jobs that are prefilled and join their batch next
-        self._busy = [False] * setup.num_stages
-        self._slot_of_step: dict[int, int] = {}
+        self._slot_of_step: dict[int, int] = {}  # of steps in the pipe
 
     def _plan(self, now_s: float) -> PipeStep | None:
         for ahead in range(self.num_stages):
             slot = (self._next_slot + ahead) % self.num_stages
-            if self._busy[slot]:
+            if slot in self._slot_of_step.values():
                 continue
             self._join(slot)
             if step := self._plan_slot(slot):
-                self._busy[slot] = True
                 self._slot_of_step[step.number] = slot
                 self._next_slot = (slot + 1) % self.num_stages
                 return step
@@ -39,7 +37,6 @@ class MicroBatchScheduler(PipeScheduler):
 
     def _after(self, step: PipeStep, fresh: list[Job]) -> None:
         slot = self._slot_of_step.pop(step.number)
-        self._busy[slot] = False
         self._slots |= {job.request_id: slot for job in fresh}
 
     def _join(self, slot: int) -> None:
@@ -52,8 +49,7 @@ class MicroBatchScheduler(PipeScheduler):
         """Chunks of waiting prompts; a part of the pool stays free for those that decode."""
         board, settings = self.board, self.settings
         room = settings.max_batch - len(board.batches[slot])
-        live = board.num_decoding + len(board.in_pipe)
-        spare = int(settings.watermark * board.ledger.num_blocks) if live else 0
+        spare = int(settings.watermark * board.ledger.num_blocks) if board.num_live else 0
         return board.take_chunks(budget, room, spare_blocks=spare, split=split)
 
 

@@ -12,7 +12,7 @@ and returns the ids.
     done = engine.take(timeout_s)    # StepDone of the oldest step in flight, or None in time
     engine.in_flight                 # steps submitted and not taken
     engine.remove(request_id)
-    engine.take_timelines()          # per stage: [StageSpan(ticket, kind, begin_s, end_s)]
+    engine.take_timelines()          # per stage since the last call: [StageSpan(...)]
     engine.close()
 
 `step(plan)` is submit and take with nothing else in flight: the `Engine` contract.

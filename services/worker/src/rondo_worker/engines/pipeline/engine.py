@@ -24,7 +24,9 @@ from rondo_worker.engines.pipeline.flights import Flights, StepDone
 from rondo_worker.engines.pipeline.messages import (
     Add,
     Ask,
+    AskSpans,
     Remove,
+    Spans,
     StageSpan,
     State,
     Step,
@@ -62,7 +64,8 @@ class PipelineEngine:
         self._failures: dict[int, StepFailed] = {}
         self._told: dict[str, int] = {}  # tokens of each request that the stages know
         self._states: dict[int, State] = {}
-        self._spans: list[list[StageSpan]] = [[] for _ in self._stages.pids]
+        self._spans: dict[int, Spans] = {}
+        self._num_stages = len(self._stages.pids)
         self._logprobs = NO_LOGPROBS
         self._on_cpu = started.on_cpu
         self._closed = False
@@ -117,7 +120,7 @@ class PipelineEngine:
     @property
     def num_stages(self) -> int:
         """Stages of the pipe."""
-        return len(self._spans)
+        return self._num_stages
 
     @property
     def in_flight(self) -> int:
@@ -209,15 +212,23 @@ class PipelineEngine:
         """Over all stages, on a CPU with this process; see `Engine.peak_bytes`."""
         if self._closed:
             return 0
-        self._ask()
+        self._ask(Ask(), self._states)
         own = process_peak_bytes() if self._on_cpu else 0
         return own + sum(state.peak_bytes for state in self._states.values())
 
     def take_timelines(self) -> list[list[StageSpan]]:
-        """Of each stage, the steps that it computed since the last call, in order."""
-        self._ask()
-        taken, self._spans = self._spans, [[] for _ in self._spans]
-        return taken
+        """Of each stage, the steps that it computed since the last call, in order; waits for those
+        in flight. The first call begins the timeline: who never asks for it has none.
+
+        Raises:
+            EngineError: a stage has not answered in time.
+            EngineGone: a stage is gone.
+        """
+        self._ask(AskSpans(), self._spans)
+        if len(self._spans) < self.num_stages:
+            raise EngineError(f"a stage has not told its timeline within {ANSWER_TIMEOUT_S:g} s")
+        told, self._spans = self._spans, {}
+        return [told[stage].spans for stage in range(self.num_stages)]
 
     def close(self) -> None:
         """Ends all stages; the engine cannot step any more."""
@@ -228,12 +239,12 @@ class PipelineEngine:
         self._told.clear()
         self._stages.end()
 
-    def _ask(self) -> None:
-        """Brings `_states` and `_spans` up to date; stages answer amid their steps."""
-        self._states.clear()
-        self._stages.tell(Ask())
+    def _ask(self, question: Ask | AskSpans, answers: dict[int, State] | dict[int, Spans]) -> None:
+        """Has all stages answer anew; after `ANSWER_TIMEOUT_S` some may be missing."""
+        answers.clear()
+        self._stages.tell(question)
         end_s = time.monotonic() + ANSWER_TIMEOUT_S
-        while len(self._states) < self.num_stages and (left_s := end_s - time.monotonic()) > 0:
+        while len(answers) < self.num_stages and (left_s := end_s - time.monotonic()) > 0:
             self._hear(left_s)
 
     def _failure_of(self, number: int) -> StepFailed:
@@ -252,4 +263,5 @@ class PipelineEngine:
                 self._failures[report.number] = report
             elif isinstance(report, State):
                 self._states[stage] = report
-                self._spans[stage] += report.spans
+            elif isinstance(report, Spans):
+                self._spans[stage] = report

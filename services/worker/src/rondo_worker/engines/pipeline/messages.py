@@ -83,10 +83,15 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Tell your state, now."""
+    """Tell your state, now, amid your steps."""
 
 
-Command = Begin | Add | Remove | Step | Ask
+class AskSpans(msgspec.Struct, frozen=True, tag=True):
+    """Tell your timeline, once all steps before this are computed; from the first time on, keep
+    one."""
+
+
+Command = Begin | Add | Remove | Step | Ask | AskSpans
 
 
 # From a stage
@@ -148,13 +153,18 @@ class StageSpan(msgspec.Struct, frozen=True, array_like=True):
 
 
 class State(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Ask`: the most memory held so far, and the spans since the last answer."""
+    """The answer to `Ask`: the most memory held so far."""
 
     peak_bytes: int
+
+
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `AskSpans`: the timeline since the last answer."""
+
     spans: list[StageSpan]
 
 
-Report = Loaded | LoadFailed | Ready | StepFailed | StepEnd | State
+Report = Loaded | LoadFailed | Ready | StepFailed | StepEnd | State | Spans
 
 _encoder = msgspec.msgpack.Encoder()
 _commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

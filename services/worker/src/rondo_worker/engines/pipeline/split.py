@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rondo.errors import ConfigError
+from rondo_worker.cores import parse_cores
 from rondo_worker.engines.hf_config import ModelConfig
+
+#: The setting, as errors name it.
+STAGE_CORES = "stage_cores"
 
 
 def split_layers(config: ModelConfig, num_stages: int) -> list[range]:
@@ -38,7 +42,7 @@ def ranges(counts: Sequence[int]) -> list[range]:
     return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
-def parse_cores(text: str, num_stages: int) -> tuple[tuple[int, ...], ...]:
+def parse_stage_cores(text: str, num_stages: int) -> tuple[tuple[int, ...], ...]:
     """Cores of each stage: "0,1" has one each, "0-3,4-7" four; nothing for "".
 
     Raises:
@@ -46,14 +50,11 @@ def parse_cores(text: str, num_stages: int) -> tuple[tuple[int, ...], ...]:
     """
     if not text:
         return ()
-    try:
-        parts = [[int(end) for end in part.split("-")] for part in text.split(",")]
-        cores = tuple(tuple(range(part[0], part[-1] + 1)) for part in parts)
-    except ValueError:
-        cores = ()
+    parts = [parse_cores(part, STAGE_CORES) for part in text.split(",")]
+    cores = tuple(tuple(sorted(part)) for part in parts)
     if len(cores) != num_stages or not all(cores):
         problem = f"{text!r} does not name cores for {num_stages} stages, like 0,1 or 0-3,4-7"
-        raise ConfigError("stage_cores", problem)
+        raise ConfigError(STAGE_CORES, problem)
     return cores
 
 

@@ -12,6 +12,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from multiprocessing.connection import Connection
 
 import torch
@@ -24,12 +25,14 @@ from rondo_worker.engines.pipeline.link import Incoming, Link, Packet
 from rondo_worker.engines.pipeline.messages import (
     Add,
     Ask,
+    AskSpans,
     Begin,
     Loaded,
     LoadFailed,
     Ready,
     Remove,
     Report,
+    Spans,
     StageOptions,
     StageSpan,
     State,
@@ -45,7 +48,7 @@ from rondo_worker.engines.torch.options import set_threads, use_device
 
 log = logging.getLogger("rondo.worker.pipeline")
 
-#: Spans that wait to be asked for; older ones are dropped.
+#: Spans that wait to be asked for again; older ones are dropped.
 MAX_SPANS = 1 << 20
 
 
@@ -57,9 +60,9 @@ class Stage:
         self._link = link
         self._controller = controller
         self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[tuple[Add | Remove | Step, Incoming | None]]
+        self._inbox: queue.SimpleQueue[tuple[Add | Remove | Step | AskSpans, Incoming | None]]
         self._inbox = queue.SimpleQueue()
-        self._spans: list[StageSpan] = []
+        self._spans: deque[StageSpan] | None = None  # nobody has asked for a timeline
 
     def run(self) -> None:
         """Serves until the process is ended."""
@@ -71,8 +74,10 @@ class Stage:
                     self._step(command, incoming)
                 elif isinstance(command, Add):
                     self._compute.add(command.request)
-                else:
+                elif isinstance(command, Remove):
                     self._compute.remove(command.request_id)
+                else:
+                    self._tell_spans()
 
     def _read(self) -> None:
         try:
@@ -100,10 +105,9 @@ class Stage:
         self._link.send(step.number, packet)
         if self._compute.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # for the timeline
-        busy_s = time.thread_time() - cpu_s
-        span = StageSpan(step.number, step.phase, begin_s, time.monotonic(), busy_s)
-        if len(self._spans) < MAX_SPANS:
-            self._spans.append(span)
+        if self._spans is not None:
+            end_s, busy_s = time.monotonic(), time.thread_time() - cpu_s
+            self._spans.append(StageSpan(step.number, step.phase, begin_s, end_s, busy_s))
         if self._compute.is_last:
             self._tell(end)
 
@@ -124,12 +128,18 @@ class Stage:
         return StepEnd(step.number, True, tokens, logprobs)
 
     def _tell_state(self) -> None:
-        spans, self._spans = self._spans, []
+        """By the thread that reads, whatever the other one computes."""
         device = self._compute.device
         peak = process_peak_bytes()
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)
-        self._tell(State(peak, spans))
+        self._tell(State(peak))
+
+    def _tell_spans(self) -> None:
+        """By the thread that computes: what was sent before is in it, whole."""
+        spans = list(self._spans or ())
+        self._spans = deque(maxlen=MAX_SPANS)
+        self._tell(Spans(spans))
 
     def _tell(self, report: Report) -> None:
         with self._sending:

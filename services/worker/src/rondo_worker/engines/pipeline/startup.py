@@ -14,7 +14,7 @@ from rondo_worker.engines.base import EngineGone, EngineSpec
 from rondo_worker.engines.hf_config import ModelConfig, read_config
 from rondo_worker.engines.pipeline.messages import Begin, Loaded, Ready, Report, StageOptions
 from rondo_worker.engines.pipeline.processes import StageProcesses
-from rondo_worker.engines.pipeline.split import ranges, split_layers
+from rondo_worker.engines.pipeline.split import STAGE_CORES, ranges, split_layers
 from rondo_worker.engines.torch.kv_pool import CUDA_SHARE, block_bytes, choose_num_blocks
 from rondo_worker.engines.torch.options import choose_device, choose_dtype, limit_model_len
 
@@ -116,7 +116,7 @@ def _check(
     if num_threads is not None and num_threads < 1:
         raise ConfigError("num_threads", f"is {num_threads}; expected at least 1")
     if cores and len(cores) != num_stages:
-        raise ConfigError("stage_cores", f"names {len(cores)} stages of {num_stages}")
+        raise ConfigError(STAGE_CORES, f"names {len(cores)} stages of {num_stages}")
 
 
 def _layers(config: ModelConfig, num_stages: int, wanted: Sequence[int]) -> list[range]:
