@@ -10,6 +10,7 @@ import pytest
 
 from rondo.types import Slo
 from rondo_bench.experiments import grid
+from rondo_bench.experiments import lengths as classes
 from rondo_bench.experiments.cases import PROFILES, Case, Dataset
 from rondo_bench.experiments.results import write
 from rondo_bench.experiments.search import Job, Record, run_jobs
@@ -88,3 +89,40 @@ def test_no_system_passes_the_ceiling_of_a_long_run(lengths: Path) -> None:
         offered = partial(long_run.dataset.offered, str(lengths))
         assert attainment_of(cluster, offered(0.7 * bound["rate"], 1)) > 0.99
         assert attainment_of(cluster, offered(1.5 * bound["rate"], 1)) < 0.9
+
+
+def test_classes_are_measured_beside_instances_that_are_alike(
+    lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classes, "RUN_SEEDS", (1,))
+    monkeypatch.setattr(classes, "FINE", 1.2)
+    records = classes.ceilings(CASE, str(lengths))
+    for num in classes.CLASSES:
+        records += classes.measure(CASE, "exact", num, str(lengths))
+    bounds, runs = records[:4], records[4:]
+    assert [record["classes"] for record in bounds] == [0, *classes.CEILING_CLASSES]
+    assert all(bound["rate"] > 0 for bound in bounds)
+    assert [(run["classes"], run["target"]) for run in runs] == [
+        (num, target) for num in classes.CLASSES for target in classes.TARGETS
+    ]
+    assert 0 < runs[0]["rate"] <= runs[1]["rate"]
+    write(tmp_path / "results", "lengths", records, seeds=(1,), requests=60)
+    load_results(tmp_path / "results")
+
+
+def test_near_predictions_have_the_errors_of_answers_of_about_the_same_length(
+    lengths: Path,
+) -> None:
+    def factor(tokens: int) -> int:
+        return 2 if tokens < 20 else 3
+
+    rows = "\n".join(f"10,{n},{factor(n) * n}" for n in range(1, 50) for _ in range(200))
+    header = "num_prefill_tokens,num_decode_tokens,num_predicted_decode_tokens"
+    (lengths / classes.PREDICTED_FILE).write_text(f"{header}\n{rows}\n")
+    slow, fast = (classes.offered(CASE, "near", rate, 1, str(lengths)) for rate in (1.0, 2.0))
+    assert [a.predicted_tokens for a in slow] == [a.predicted_tokens for a in fast]
+    for arrival in slow:
+        assert arrival.predicted_tokens in (2 * arrival.output_tokens, 3 * arrival.output_tokens)
+        if abs(arrival.output_tokens - 20) > 1:
+            assert arrival.predicted_tokens == factor(arrival.output_tokens) * arrival.output_tokens
+    assert classes.clustered(CASE, "near", 4).prediction == "file"

@@ -83,6 +83,18 @@ def mitosis_records() -> list[Json]:
     return [*points, {"series": "event", "t_s": 119.0, "text": "split <6 + 6>"}]
 
 
+def lengths_records() -> list[Json]:
+    rates = {("exact", 0): 10, ("exact", 4): 12, ("mean", 0): 10, ("mean", 4): 9}
+    rates |= {("ceiling", 0): 20, ("ceiling", 2): 25}
+    cases = [("codellama-34b", 1), ("qwen2-72b", 2)]
+    return [
+        goodput(rate * factor if classes else rate, dataset="sharegpt", model=model, gpu="l20",
+                prediction=prediction, classes=classes)
+        for model, factor in cases
+        for (prediction, classes), rate in rates.items()
+    ]  # fmt: skip
+
+
 def experiments() -> dict[str, list[Json]]:
     case = {"dataset": "sharegpt", "system": "padg"}
     scale = {**case, "model": "codellama-34b"}
@@ -96,6 +108,7 @@ def experiments() -> dict[str, list[Json]]:
             goodput(8, dataset="sharegpt", variant="padg"),
             goodput(6, dataset="sharegpt", variant="mean"),
         ],
+        "lengths": lengths_records(),
         "beyond": [{"check": "low load", **case, "values": {"attainment": 0.9995}}],
         "mitosis": mitosis_records(),
         "parity": [
@@ -165,7 +178,7 @@ def test_every_section_appears_with_its_plots_and_tables(full: tuple[str, str]) 
         section = page.split(f'<section id="{name}">')[1].split("</section>")[0]
         assert f"<h2>{title}</h2>" in section
         assert "<table>" in section
-        assert ("<svg" in section) == (name not in ("beyond", "speed"))
+        assert ("<svg" in section) == (name not in ("lengths", "beyond", "speed"))
         assert f"Made by: rondo-bench experiment {name} (seeds 1, 2; up to 100 requests" in section
     assert "Left out" not in page
 
@@ -239,6 +252,13 @@ def test_markdown_has_ratios_and_the_papers_figures(full: tuple[str, str]) -> No
     # paper's policy over the better of nodg-rr and nodg-jsq: sqrt(5/4 · 4/8); ours sqrt(8/4 · 8/8)
     assert "| over vLLM, all cases | 1.96× | 0.79× | 1.41× |" in text
     assert "| chat | ttft_p90 | 1.1 | 1 | -9.1 % |" in text
+
+
+def test_classes_over_all_alike_by_hand(full: tuple[str, str]) -> None:
+    text = full[1]
+    assert "| P99 | ShareGPT | CodeLlama-34B | 10 (9–11) | 1.20× | 0.90× |" in text
+    assert "| geometric mean |  |  | — | 1.70× | 1.27× |" in text  # of 1.2, 2.4 and of 0.9, 1.8
+    assert "| ShareGPT | Qwen2-72B | 20 (18–22) | 2.50× |" in text
 
 
 def test_losses_by_a_tighter_objective_by_hand() -> None:

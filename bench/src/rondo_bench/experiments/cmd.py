@@ -12,9 +12,12 @@ from rondo.errors import ConfigError
 from rondo_bench.experiments.beyond import run_beyond, run_mitosis
 from rondo_bench.experiments.cases import DATASETS, GPUS, MOST_REQUESTS, SEEDS, Folders
 from rondo_bench.experiments.grid import TARGETS, all_cases, run_grid
+from rondo_bench.experiments.lengths import RUN_SEEDS, run_lengths
 from rondo_bench.experiments.results import with_others, write
 from rondo_bench.experiments.speed import run_speed
 from rondo_bench.experiments.sweeps import SWEEPS, run_sweep
+
+NAMES = ("grid", *SWEEPS, "lengths", "beyond", "mitosis", "speed")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -24,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="run one experiment of the evaluation and write its result file",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("name", choices=["grid", *SWEEPS, "beyond", "mitosis", "speed"])
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--gpus", nargs="+", choices=GPUS, default=list(GPUS), help="of the grid")
     names = [item.name for item in DATASETS]
     parser.add_argument("--datasets", nargs="+", choices=names, default=names, help="of the grid")
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         cases = all_cases(args.gpus, args.datasets)
         records = run_grid(cases, args.targets, folders, args.jobs, say)
         records = with_others(folders.results, records)
+    elif args.name == "lengths":
+        records = run_lengths(folders, args.jobs, say)
     elif args.name == "beyond":
         records = run_beyond(folders, args.jobs, say)
     elif args.name == "mitosis":
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         records = run_speed(folders, say)
     else:
         records = run_sweep(args.name, folders, args.jobs, say)
-    path = write(folders.results, args.name, records, seeds=SEEDS, requests=MOST_REQUESTS)
+    seeds = RUN_SEEDS if args.name == "lengths" else SEEDS
+    path = write(folders.results, args.name, records, seeds=seeds, requests=MOST_REQUESTS)
     print(path)
     return 0

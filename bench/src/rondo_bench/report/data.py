@@ -90,6 +90,16 @@ class AblationRecord(Goodput, frozen=True, kw_only=True):
     variant: str
 
 
+class LengthsRecord(Goodput, frozen=True, kw_only=True):
+    """Goodput with instances in so many classes of predicted length (0: all alike), by what was
+    predicted; of the `ceiling`, what no schedule exceeds for long."""
+
+    model: str
+    gpu: str
+    prediction: str
+    classes: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class BeyondRecord(Record, frozen=True, kw_only=True):
     """Named numbers of a check that the paper does not make."""
 
@@ -156,6 +166,7 @@ RECORD_TYPES: dict[str, type[Record]] = {
     "bursts": BurstRecord,
     "scale": ScaleRecord,
     "ablations": AblationRecord,
+    "lengths": LengthsRecord,
     "beyond": BeyondRecord,
     "mitosis": MitosisRecord,
     "parity": ParityRecord,

@@ -33,6 +33,7 @@ TITLES = {
     "bursts": "Bursts",
     "scale": "More instances",
     "ablations": "Parts of the policy exchanged",
+    "lengths": "Instances specialised by answer length",
     "beyond": "Beyond the paper",
     "mitosis": "Scaling by mitosis",
     "parity": "Simulator against live cluster",

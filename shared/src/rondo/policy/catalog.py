@@ -10,6 +10,7 @@ from rondo.policy.fudg import FudgScheduler, FudgSettings
 from rondo.policy.macro import QueueSettings
 from rondo.policy.nodg import NodgScheduler, Routing
 from rondo.policy.padg import PadgScheduler, PadgSettings
+from rondo.policy.padg_lengths import LengthPadgScheduler
 from rondo.policy.padg_paper import PaperPadgScheduler, PaperSettings
 from rondo.types import Batching, BatchKind
 
@@ -52,7 +53,8 @@ def make_policy(name: str, settings: PolicySettings | None = None) -> MacroSched
     queue = settings.queue
     match name.split("-"):
         case ["padg"]:
-            return PadgScheduler(settings=settings.padg, queue=queue)
+            chosen = LengthPadgScheduler if settings.padg.length_classes > 1 else PadgScheduler
+            return chosen(settings=settings.padg, queue=queue)
         case ["padg", "paper"]:
             return PaperPadgScheduler(queue=queue, settings=settings.paper)
         case ["nodg", ("rr" | "jsq" | "work") as routing]:

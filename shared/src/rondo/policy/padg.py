@@ -56,18 +56,22 @@ class PadgSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     tpot_share: share of the tightest TPOT limit that a fused step is planned to take; what is left
     covers prediction errors. horizon_s: an instance with more prefill than this before it takes no
-    further request. shed: refuse early what will not be served in time.
+    further request. shed: refuse early what will not be served in time. length_classes: so many
+    classes of predicted answer length have instances of their own (`padg_lengths`); below 2: none.
     """
 
     tpot_share: float = 0.99
     horizon_s: float = 0.5
     shed: bool = True
+    length_classes: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.tpot_share <= 1:
             raise ConfigError("tpot_share", f"{self.tpot_share} is not above 0 and at most 1")
         if not self.horizon_s > 0:
             raise ConfigError("horizon_s", f"{self.horizon_s} is not above 0")
+        if self.length_classes < 0:
+            raise ConfigError("length_classes", f"{self.length_classes} is below 0")
 
 
 class PadgScheduler(RollingScheduler):
