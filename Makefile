@@ -136,7 +136,7 @@ chaos: install ## Hurt a live cluster in every way under load for SECONDS, check
 	$(BIN)/rondo-bench chaos --seed $(SEED) --seconds $(SECONDS) --faults all --phases --gateways 2 \
 	    --write docs/results/chaos.md
 
-EXPERIMENTS := grid curves slo bursts scale ablations beyond mitosis speed
+EXPERIMENTS := grid curves slo bursts scale ablations beyond mitosis speed lengths
 
 reproduce: install ## The simulated evaluation, hours of it, and its report (LENGTHS=folder of length files).
 	for name in $(EXPERIMENTS); do \

@@ -13,6 +13,7 @@ from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.chaos import cmd as chaos_cmd
 from rondo_bench.chaos import slow_clients
 from rondo_bench.control import cmd as control_cmd
+from rondo_bench.econoserve import cmd as econoserve_cmd
 from rondo_bench.elastic import cmd as elastic_cmd
 from rondo_bench.engines import cmd as engines_cmd
 from rondo_bench.experiments import cmd as experiment_cmd
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     elastic_cmd.add_parser(commands)
     real_cmd.add_parser(commands)
     tdpipe_cmd.add_parser(commands)
+    econoserve_cmd.add_parser(commands)
     slack_cmd.add_parser(commands)
     report_cmd.add_parser(commands)
     latency = commands.add_parser(

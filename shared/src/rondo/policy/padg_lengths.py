@@ -30,9 +30,9 @@ class LengthPadgScheduler(PadgScheduler):
         self._classes = LengthClasses(self.settings.length_classes)
 
     def _arrived(self, request: RequestInfo, at_s: float) -> None:
-        if self._kinds:
-            latency, answer_tokens = self._kinds[0].latency, _answer_tokens(request)
-            work_s = added_work_s(latency, request.prompt_tokens, answer_tokens)
+        if view := next(iter(self.views.values()), None):
+            answer_tokens = _answer_tokens(request)
+            work_s = added_work_s(view.latency, request.prompt_tokens, answer_tokens)
             self._classes.see(answer_tokens, work_s)
         super()._arrived(request, at_s)
 

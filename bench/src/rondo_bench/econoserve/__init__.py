@@ -1,0 +1,1 @@
+"""EconoServe and its rivals on one instance, simulated or on a real engine."""
