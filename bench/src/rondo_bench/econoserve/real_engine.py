@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rondo.policy.plan import StepPlan
 from rondo_bench.econoserve.drive import Offered
 from rondo_worker.engines.base import EngineRequest
-from rondo_worker.engines.torch import TorchEngine
+
+if TYPE_CHECKING:
+    from rondo_worker.engines.torch import TorchEngine  # loads torch
 
 #: Stands for an answer's last token where its length is forced: no model has such a token.
 END = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from rondo_bench.engines.shape import Shape
 from rondo_bench.sim.arrivals import unit_gaps
 from rondo_bench.sim.lengths import load_lengths
 from rondo_worker.engines.base import EngineRequest
-from rondo_worker.engines.torch import TorchEngine
+
+if TYPE_CHECKING:
+    from rondo_worker.engines.torch import TorchEngine  # loads torch
 
 #: 59 million weights, few layers: a step of this engine has a price for each.
 SHAPE = Shape(layers=12, hidden=512, heads=8, inner=2048, vocabulary=8192, positions=2048)

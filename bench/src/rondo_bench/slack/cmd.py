@@ -25,6 +25,7 @@ from rondo_bench.sim.goodput import GoodputSearch
 from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.trial import attainment_of
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
+from rondo_bench.slack.live import run_live
 from rondo_bench.slack.report import Row, as_markdown
 from rondo_bench.slack.trial import Outcome, Trial, run_trial
 
@@ -38,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command."""
     parser = commands.add_parser(
         "slack",
-        help="simulate online traffic with and without a batch in its slack",
+        help="online traffic with and without a batch in its slack",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -54,6 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--seeds", type=int, default=3, help="runs, pooled")
     add("--ttft-s", type=float, default=5.0, metavar="X")
     add("--tpot-s", type=float, default=0.1, metavar="Y")
+    add("--live", action="store_true", help="on a cluster of emulated instances; needs --goodput")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     add("--write", type=Path, default=None, help="Markdown file to write, too")
     add("--json", action="store_true", help="print one JSON object and nothing else")
@@ -67,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", f"must be at least 1, not {getattr(args, name)}")
     if not all(0 < share < 10 for share in args.shares):
         raise ConfigError("--shares", "must be above 0 and below 10")
+    if args.live:
+        return run_live(args)
     spec = ClusterSpec(
         profile=load_profile(args.profile),
         policy=args.policy,
