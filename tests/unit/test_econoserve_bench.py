@@ -348,7 +348,7 @@ def test_the_command_prints_the_fixed_names(
 class InlinePool(Inline):
     """As `Inline`, made as a pool of processes is."""
 
-    def __init__(self, count: int, mp_context: object) -> None:
+    def __init__(self, count: int) -> None:
         assert count > 0
 
     def shutdown(self, cancel_futures: bool) -> None:
