@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group.add_argument("--workload", choices=list(WORKLOADS), default="sharegpt")
     group.add_argument("--lengths", type=Path, default=LENGTHS, help="folder of length files")
     group.add_argument(
-        "--seconds", type=_positive, default=1000, help="for which requests come in a run"
+        "--seconds", type=_positive, default=800, help="for which requests come in a run"
     )
     group.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="one run each")
     group.add_argument(

@@ -27,7 +27,8 @@ from rondo_bench.sim.workload import WorkloadSpec, make_workload
 from rondo_bench.slack.trial import BACKLOG_SEED
 
 MODEL = "rondo-tiny"
-LONGEST_TOKENS = 4096
+#: Of a prompt with its answer: what rondo-tiny takes, whose tokenizer the emulated workers have.
+LONGEST_TOKENS = 1024
 POLL_S = 0.2
 #: A batch has begun, or is over, within this time.
 WAIT_S = 60.0
