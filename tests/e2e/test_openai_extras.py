@@ -53,7 +53,8 @@ def test_the_ledger_of_a_stream_and_usage_all_along(client: OpenAI) -> None:
     ]
     counts = [usage.completion_tokens for usage in used if usage is not None]
     assert counts == sorted(counts)
-    assert len(counts) > 5
+    assert len(counts) > 2  # a busy gateway joins tokens, but with usage in every chunk
+    assert len(counts) >= len(used) - 1
     assert used[-1] is not None
     assert used[-1].model_dump()["latency"]["ttft_ms"] > 0
 
