@@ -140,11 +140,13 @@ def token(index: int, finish: FinishReason | None = None) -> tuple[NewToken, ...
 def test_an_answer_leaves_its_spans_when_it_ends(spans: Kept) -> None:
     answers = streams()
     answers.open("r", "g", PARENT)
-    answers.prefilled(["r"], 0.0)
-    answers.step(token(0))
-    answers.step(token(1))
+    began_s = time.monotonic()
+    ended_s = time.monotonic()
+    answers.prefilled(["r"], began_s, ended_s)
+    answers.step(token(0), ended_s)
+    answers.step(token(1), ended_s)
     assert not spans.all()
-    answers.step(token(2, FinishReason.LENGTH))
+    answers.step(token(2, FinishReason.LENGTH), ended_s)
     names = [span.name for span in spans.all()]
     assert names == ["turn wait", "prefill", "decode", "run"]
     run = spans.named("run")[0]
@@ -164,7 +166,7 @@ def test_an_answer_that_never_began_has_waited_to_the_end(spans: Kept) -> None:
 def test_an_answer_without_a_context_leaves_no_spans(spans: Kept) -> None:
     answers = streams()
     answers.open("r", "g")
-    answers.step(token(0, FinishReason.STOP))
+    answers.step(token(0, FinishReason.STOP), 1.0)
     assert not spans.all()
 
 

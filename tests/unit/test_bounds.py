@@ -36,7 +36,7 @@ def answer(made: TokenStreams, request_id: str, num_tokens: int) -> None:
     assert made.open(request_id, "g0")
     for index in range(num_tokens):
         finish = FinishReason.LENGTH if index == num_tokens - 1 else None
-        made.step((NewToken(request_id, index, 20 + index, finish),))
+        made.step((NewToken(request_id, index, 20 + index, finish),), 1.0)
 
 
 def asked_again(made: TokenStreams, sent: Sent, request_id: str) -> TokenDelta:

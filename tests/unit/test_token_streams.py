@@ -34,16 +34,16 @@ class Wire:
 
     def say(self, count: int, *, scored: bool) -> None:
         """A prefill of two steps, then so many tokens; the last one ends the answer."""
-        self.streams.prefilled(["r"], 0.25)
-        self.streams.prefilled(["r"], 0.5)
+        self.streams.prefilled(["r"], 10.0, 10.25)
+        self.streams.prefilled(["r"], 11.0, 11.5)
         for index in range(count):
             finish = FinishReason.LENGTH if index == count - 1 else None
             logprobs = StepLogprobs({"r": row(index)}, {} if index else {"r": PROMPT})
             new = (NewToken("r", index, 10 + index, finish),)
             if scored:
-                self.streams.step(new, logprobs)
+                self.streams.step(new, 11.5, logprobs)
             else:
-                self.streams.step(new)
+                self.streams.step(new, 11.5)
 
     def again(self, index: int) -> TokenDelta:
         self.streams.resync(Resync(request_id="r", gateway_id="g0", from_index=index))
@@ -93,7 +93,7 @@ def test_a_refusal_names_what_the_engine_lacks() -> None:
 def test_an_embedding_comes_with_the_first_token_and_again() -> None:
     wire = Wire()
     new = (NewToken("r", 0, 10, FinishReason.LENGTH),)
-    wire.streams.step(new, StepLogprobs(embeddings={"r": b"\0\0\x80?"}))
+    wire.streams.step(new, 11.5, StepLogprobs(embeddings={"r": b"\0\0\x80?"}))
     for delta in (wire.deltas[0], wire.again(0)):
         assert delta.first is not None
         assert delta.first.embedding == b"\0\0\x80?"
@@ -107,12 +107,12 @@ def test_many_embeddings_of_one_step_go_in_several_frames() -> None:
         wire.streams.open(name, "g0")
     vectors = dict.fromkeys(names, bytes(32 * 1024))
     tokens = tuple(NewToken(name, 0, 5, FinishReason.LENGTH) for name in names)
-    wire.streams.step(tokens, StepLogprobs(embeddings=vectors))
+    wire.streams.step(tokens, 11.5, StepLogprobs(embeddings=vectors))
     assert [delta.request_id for delta in wire.deltas] == names
     assert wire.frame_sizes == [EMBEDDINGS_A_FRAME, EMBEDDINGS_A_FRAME, 1]
     plain = tuple(NewToken(name, 0, 5, None) for name in names)
     other = Wire()
     for name in names:
         other.streams.open(name, "g0")
-    other.streams.step(plain)
+    other.streams.step(plain, 11.5)
     assert other.frame_sizes == [len(names)]

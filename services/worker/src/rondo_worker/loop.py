@@ -46,7 +46,7 @@ class StepRecord:
     """What happened in one round of the loop.
 
     `outcome` is None when no step ran. `error` names requests that a step failed for: they are
-    gone.
+    gone. The step was computed from `began_s` to `ended_s`, of the monotonic clock.
     """
 
     progress: Progress
@@ -55,7 +55,8 @@ class StepRecord:
     error: EngineError | None = None
     logprobs: StepLogprobs = NO_LOGPROBS
     prefilled: tuple[str, ...] = ()
-    duration_s: float = 0.0
+    began_s: float = 0.0
+    ended_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class DoneStep:
     outcome: StepOutcome | None
     error: EngineError | None
     steps: tuple[StepStat, ...]
-    duration_s: float
+    began_s: float
+    ended_s: float
 
 
 class StepLoop(ABC, Generic[S, E]):
@@ -193,7 +195,8 @@ class StepLoop(ABC, Generic[S, E]):
             error=done.error,
             logprobs=result.logprobs,
             prefilled=tuple(chunk.request_id for chunk in done.plan.chunks),
-            duration_s=done.duration_s,
+            began_s=done.began_s,
+            ended_s=done.ended_s,
         )
         self._tell(record)
         went_well = result.complete and len(result.problems) < len(done.plan.items)
@@ -235,11 +238,11 @@ class EngineLoop(StepLoop[InstanceScheduler, Engine]):
     def _step(self, plan: StepPlan) -> None:
         self._step_began_s = began_s = time.monotonic()
         result = run_step(self._engine, plan)
-        duration_s = time.monotonic() - began_s
+        ended_s = time.monotonic()
         self._step_began_s = None
         error = self._end_failed(result)
         # What failed is gone, and so the rest is committed as if nothing else had been planned.
         outcome = self._scheduler.commit(plan, result.tokens) if result.complete else None
         timed = result.num_tries == 1 and not error
-        steps = (plan.stat(duration_s),) if timed else ()
-        self._conclude(DoneStep(plan, result, outcome, error, steps, duration_s))
+        steps = (plan.stat(ended_s - began_s),) if timed else ()
+        self._conclude(DoneStep(plan, result, outcome, error, steps, began_s, ended_s))

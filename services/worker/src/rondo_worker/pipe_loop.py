@@ -107,8 +107,7 @@ class PipeLoop(StepLoop[PipeInstance, PipeEngine]):
         if done.error:
             self._recover([done])
             return
-        result = StepResult(done.tokens, logprobs=done.logprobs, num_tries=1)
-        self._take_in(self._flights.popleft(), result)
+        self._take_in(self._flights.popleft(), _result_of(done))
 
     def _recover(self, landed: list[StepDone | None]) -> None:
         """A step failed: takes in all steps in flight, those that failed when they have been run
@@ -118,7 +117,7 @@ class PipeLoop(StepLoop[PipeInstance, PipeEngine]):
         for done in landed:
             flight = self._flights.popleft()
             if done and not done.error:
-                result = StepResult(done.tokens, logprobs=done.logprobs, num_tries=1)
+                result = _result_of(done)
             else:
                 error = done.error if done else flight.error
                 logs.warning(log, "step_again", error=error, requests=len(flight.step.plan.items))
@@ -135,7 +134,12 @@ class PipeLoop(StepLoop[PipeInstance, PipeEngine]):
         timed = result.num_tries == 1
         outcome = scheduler.land(flight.step, result.tokens, now_s, timed=timed)
         steps = scheduler.take_steps()
-        self._conclude(DoneStep(plan, result, outcome, error, steps, now_s - flight.began_s))
+        self._conclude(DoneStep(plan, result, outcome, error, steps, flight.began_s, now_s))
+
+
+def _result_of(done: StepDone) -> StepResult:
+    """Of a step that went well at once."""
+    return StepResult(done.tokens, logprobs=done.logprobs, num_tries=1)
 
 
 def make_loop(

@@ -281,8 +281,8 @@ class WorkerService:
     def _on_record(self, record: StepRecord) -> None:
         """On the event loop, after each step."""
         if record.outcome:
-            self._streams.prefilled(record.prefilled, record.duration_s)
-            self._streams.step(record.outcome.tokens, record.logprobs)
+            self._streams.prefilled(record.prefilled, record.began_s, record.ended_s)
+            self._streams.step(record.outcome.tokens, record.ended_s, record.logprobs)
         if record.error:
             self._streams.fail(record.error)
         self._reporter.step(record.progress, record.turn_events)

@@ -121,17 +121,18 @@ class TokenStreams:
         """Nobody wants the answer any more; whether it was incomplete."""
         return self._end(request_id) is not None
 
-    def prefilled(self, request_ids: Iterable[str], duration_s: float) -> None:
-        """A step of this duration, which just ended, computed parts of these prompts."""
-        now_s = time.monotonic()
+    def prefilled(self, request_ids: Iterable[str], began_s: float, ended_s: float) -> None:
+        """A step between these times of the monotonic clock computed parts of these prompts."""
         for request_id in request_ids:
             if answer := self._live.get(request_id):
                 if answer.began_s is None:
-                    answer.began_s = now_s - duration_s
-                answer.prefill_s += duration_s
+                    answer.began_s = began_s
+                answer.prefill_s += ended_s - began_s
 
-    def step(self, tokens: tuple[NewToken, ...], logprobs: StepLogprobs = NO_LOGPROBS) -> None:
-        """Sends what a step produced."""
+    def step(
+        self, tokens: tuple[NewToken, ...], ended_s: float, logprobs: StepLogprobs = NO_LOGPROBS
+    ) -> None:
+        """Sends what a step produced, which ended at this time of the monotonic clock."""
         frames: dict[str, list[TokenDelta]] = {}
         for token in tokens:
             request_id = token.request_id
@@ -139,7 +140,7 @@ class TokenStreams:
             if answer is None:
                 continue
             if not answer.tokens:
-                answer.first_s = time.monotonic()
+                answer.first_s = ended_s
                 answer.first = _first(answer, request_id, logprobs)
             answer.tokens.append(token.token)
             if row := logprobs.tokens.get(request_id):
