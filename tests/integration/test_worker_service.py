@@ -206,7 +206,7 @@ async def test_prompt_and_token_come_in_any_order(stage: Stage, first: str) -> N
 async def test_a_granted_prompt_that_never_comes_is_given_up(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rondo.policy.instance.PROMPT_WAIT_S", 0.1)
+    monkeypatch.setattr("rondo.policy.turns.PROMPT_WAIT_S", 0.1)
     monkeypatch.setattr("rondo_worker.loop.IDLE_TICK_S", 0.05)
     boss = await boss_of(stage)
     await stage.worker()

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from rondo.policy.econoserve import make_instance_policy
-from rondo.policy.instance import PROMPT_WAIT_S, InstanceScheduler
+from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, PlanItem
-from rondo.policy.turns import TurnEnd
+from rondo.policy.turns import PROMPT_WAIT_S, TurnEnd
 from rondo.prefix import block_names
 from rondo.types import Batching, BatchKind, Phase, Slo
 

@@ -61,8 +61,8 @@ class SequenceTracker:
 
     def observe(self, stream_key: str, incarnation: str, seq: int) -> Gap | Duplicate | None:
         """Takes note of a message; what was wrong with its number, or None."""
-        known, expected = self._streams.get(stream_key, ("", FIRST))
-        if stream_key not in self._streams or known != incarnation:
+        expected = self.expected(stream_key, incarnation)
+        if expected is None:
             expected = FIRST if self._from_first else seq
         if seq < expected:
             return Duplicate(expected, seq)
@@ -73,8 +73,8 @@ class SequenceTracker:
 
     def expected(self, stream_key: str, incarnation: str) -> int | None:
         """The number that comes next; None where none of this incarnation has come."""
-        known, expected = self._streams.get(stream_key, ("", FIRST))
-        return expected if stream_key in self._streams and known == incarnation else None
+        known, expected = self._streams.get(stream_key, (None, None))
+        return expected if known == incarnation else None
 
     def forget(self, stream_key: str) -> None:
         """The stream has ended; what comes next on it is a beginning."""

@@ -189,17 +189,10 @@ class JobBoard:
     def members(self, at_s: float, granted: Container[str]) -> tuple[RequestProgress, ...]:
         """All jobs, in order of arrival; `granted` are those that are still to be prefilled."""
         return tuple(
-            RequestProgress(
-                request_id=job.request_id,
-                prompt_tokens=job.prompt_tokens,
-                max_tokens=job.max_tokens,
-                predicted_tokens=job.predicted_tokens,
-                tokens_out=job.tokens_out + self.batch.gained(job),
-                slo=job.slo,
-                age_s=at_s - job.arrival_s,
-                decode_age_s=None if job.decode_start_s is None else at_s - job.decode_start_s,
+            job.progress(
+                at_s,
+                self.batch.gained(job),
                 granted=job.background or job.tokens_out > 0 or job.request_id in granted,
-                background=job.background,
             )
             for job in self.jobs.values()
         )

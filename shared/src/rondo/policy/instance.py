@@ -18,7 +18,7 @@ from rondo.policy.instance_policy import InstancePolicy, SpaceUse
 from rondo.policy.ledger import KvLedger, blocks_for
 from rondo.policy.plan import Job, NewToken, StepOutcome, StepPlan
 from rondo.policy.rides import Rides
-from rondo.policy.turns import HeldTurn, TurnEnd, TurnStart
+from rondo.policy.turns import HeldToken, TurnEnd, TurnStart
 from rondo.types import (
     Batching,
     BatchKind,
@@ -31,8 +31,6 @@ from rondo.types import (
     Started,
 )
 
-#: A granted request whose prompt does not come within this time is given up.
-PROMPT_WAIT_S = 5.0
 SEPARATE = Batching()
 
 
@@ -63,16 +61,14 @@ class InstanceScheduler:
         self.max_prefill_tokens = max_prefill_tokens
         self.hands_over = False
         self.phase = Phase.IDLE
-        self.turn: HeldTurn | None = None
-        self.turn_number = 0
         self.policy = policy or InstancePolicy()
         self.board = JobBoard(ledger, self.policy)
         self.policy.bind(self.board, step_cost, max_prefill_tokens)
         self._rides = Rides(self.board, max_running, max_prefill_tokens, step_cost)
+        self._token = HeldToken()
         self._batching = SEPARATE
         self._eos = frozenset(eos_token_ids)
         self._started: list[Started] = []  # with the step that is being planned
-        self._turn_events: list[TurnStart | TurnEnd] = []
 
     # Events
 
@@ -84,7 +80,7 @@ class InstanceScheduler:
         if need > self.ledger.num_blocks:
             return f"needs {need} KV blocks, the instance has {self.ledger.num_blocks}"
         self.board.enter(job)
-        if self.turn and job.request_id in self.turn.granted and not job.background:
+        if not job.background and job.request_id in self._token.granted:
             self.policy.queue(job)
         return None
 
@@ -97,28 +93,21 @@ class InstanceScheduler:
         batching: Batching = SEPARATE,
     ) -> None:
         """A token came, or was extended; older turns than the held one are ignored."""
-        if turn < self.turn_number:
+        granted = self._token.granted
+        fresh = [r for r in request_ids if r not in granted and not self._begun(r)]
+        if not self._token.grant(turn, fresh, budget_s, at_s):
             return
-        if self.turn is None or turn > self.turn.number:
-            carried = tuple(self.turn.granted) if self.turn else ()
-            self.turn = HeldTurn(turn, budget_s, at_s)
-            self.turn.grant(carried, budget_s, at_s)
-            self.turn_number = turn
         self._batching = batching
-        fresh = [r for r in request_ids if r not in self.turn.granted and not self._begun(r)]
-        self.turn.grant(fresh, budget_s, at_s)
         for job in [self.board.jobs[r] for r in fresh if r in self.board.jobs]:
             self.policy.queue(job)
 
     def revoke(self, turn: int) -> None:
         """The token is taken back; what was granted is still prefilled."""
-        if self.turn and self.turn.number == turn:
-            self.turn.revoked = True
+        self._token.revoke(turn)
 
     def cancel(self, request_id: str) -> bool:
         """Forgets a request and frees its blocks; False when it was not here."""
-        if self.turn:
-            self.turn.granted.pop(request_id, None)
+        self._token.forget(request_id)
         job = self.board.jobs.get(request_id)
         if job is None:
             return False
@@ -127,13 +116,7 @@ class InstanceScheduler:
 
     def expire(self, at_s: float) -> tuple[Finished, ...]:
         """Gives up granted requests whose prompt never came."""
-        if self.turn is None:
-            return ()
-        granted, jobs, before_s = self.turn.granted, self.board.jobs, at_s - PROMPT_WAIT_S
-        gone = [r for r, since_s in granted.items() if r not in jobs and since_s < before_s]
-        for request_id in gone:
-            del granted[request_id]
-        return tuple(Finished(request_id, FinishReason.CANCELLED, 0) for request_id in gone)
+        return self._token.expire(self.board.jobs, at_s)
 
     # Steps
 
@@ -181,10 +164,14 @@ class InstanceScheduler:
 
     def take_turn_events(self) -> list[TurnStart | TurnEnd]:
         """Turn starts and ends since the last call, in order."""
-        events, self._turn_events = self._turn_events, []
-        return events
+        return self._token.take_events()
 
     # Looking in
+
+    @property
+    def turn_number(self) -> int:
+        """The newest turn that it was granted."""
+        return self._token.number
 
     @property
     def decode_steps(self) -> int:
@@ -220,7 +207,7 @@ class InstanceScheduler:
 
     def members(self, at_s: float) -> tuple[RequestProgress, ...]:
         """All live requests, in order of arrival here."""
-        return self.board.members(at_s, self.turn.granted if self.turn else ())
+        return self.board.members(at_s, self._token.granted)
 
     def check_invariants(self) -> None:
         """Raises InvariantError when blocks or lists disagree."""
@@ -230,16 +217,14 @@ class InstanceScheduler:
     # Planning
 
     def _close_turn(self, at_s: float) -> None:
-        turn = self.turn
-        if turn is None:
+        turn = self._token.turn
+        if turn is None or (turn.began_s is None and not turn.revoked):
             return
-        if turn.granted and turn.overdue(at_s) and self.board.num_foreground:
+        if turn.granted:
+            if not turn.overdue(at_s) or not self.board.num_foreground:
+                return
             self.policy.withdraw(set(turn.granted))
-            self._turn_events.append(turn.end(at_s))
-        elif not turn.granted and turn.began_s is not None:
-            self._turn_events.append(turn.end(at_s))
-        if turn.revoked and not turn.granted:
-            self.turn = None
+        self._token.close(at_s)
 
     def _prefill_step(self, at_s: float) -> StepPlan | None:
         """Chunks of waiting prompts, with the decodes that share the step; None: nothing fits."""
@@ -254,8 +239,7 @@ class InstanceScheduler:
         budget = self.policy.step_budget(self._batching, most, decodes)
         if not (chunks := take_chunks(self.board, self.policy, budget, slots)):
             return None
-        if self.turn and (start := self.turn.begin(at_s)):
-            self._turn_events.append(start)
+        self._token.begin(at_s)
         if not ride or not self.board.batch:
             return StepPlan(Phase.PREFILL, chunks)
         return with_decodes(self.board.batch, self.ledger, Phase.FUSED, chunks)
@@ -282,8 +266,8 @@ class InstanceScheduler:
             prefilled.append(job.request_id)
         self.board.hold(job)
         self.policy.prefilled(job)
-        if self.turn:
-            self.turn.done(job.request_id, job.prompt_tokens)
+        if turn := self._token.turn:
+            turn.done(job.request_id, job.prompt_tokens)
         if job.tokens_out >= job.max_tokens:
             self._finish(job, FinishReason.LENGTH, finished)
         elif self.hands_over and not job.background:

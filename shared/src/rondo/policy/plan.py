@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rondo.policy.ledger import blocks_for
-from rondo.types import Finished, FinishReason, Phase, Slo, Started, StepStat
+from rondo.types import Finished, FinishReason, Phase, RequestProgress, Slo, Started, StepStat
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,22 @@ class Job:
         """Blocks it is expected to own at its end."""
         answer = min(self.max_tokens, self.predicted_tokens)
         return blocks_for(self.prompt_tokens + answer, block_size)
+
+    def progress(self, at_s: float, gained: int, *, granted: bool) -> RequestProgress:
+        """As a full report names it, with the tokens that it gained since it joined its batch."""
+        start_s = self.decode_start_s
+        return RequestProgress(
+            request_id=self.request_id,
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.max_tokens,
+            predicted_tokens=self.predicted_tokens,
+            tokens_out=self.tokens_out + gained,
+            slo=self.slo,
+            age_s=at_s - self.arrival_s,
+            decode_age_s=None if start_s is None else at_s - start_s,
+            granted=granted,
+            background=self.background,
+        )
 
 
 @dataclass(frozen=True, slots=True)

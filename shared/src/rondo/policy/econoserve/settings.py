@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from rondo.errors import ConfigError
+from rondo.policy.econoserve.order import KEYS
 
-#: How waiting prompts are sorted; see `rondo.policy.econoserve.order`.
-ORDERS = ("weighted", "shortest", "longest-fit", "first-come")
+#: How waiting prompts are sorted.
+ORDERS = tuple(KEYS)
 
 
 class EconoSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """A pipeline's scheduler as the scheduler of a live instance: grants, tokens, reports.
 
-A granted prompt goes to the `PipeScheduler`, which alone decides when it runs; background requests
-need no grant and are treated like all others, since a pipeline is for throughput. What the macro
-scheduler is told is what any instance tells: turns by `HeldToken`, decode steps by `Rounds`. Pure.
+A granted prompt goes to the `PipeScheduler`, which alone decides when it runs, for throughput: no
+budget ends a turn, and its batching does not count. Background requests need no grant and are
+treated like all others. What the macro scheduler is told is what any instance tells: turns by
+`HeldToken`, decode steps by `Rounds`. Pure.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, NewToken, StepOutcome
 from rondo.policy.tdpipe.base import PipeScheduler, PipeStep
 from rondo.policy.tdpipe.board import PipeBoard
-from rondo.policy.tdpipe.held_token import HeldToken
 from rondo.policy.tdpipe.rounds import Rounds
-from rondo.policy.turns import TurnEnd, TurnStart
+from rondo.policy.turns import HeldToken, TurnEnd, TurnStart
 from rondo.types import (
     Batching,
     Finished,
@@ -116,7 +116,8 @@ class PipeInstance:
 
     def next_step(self, at_s: float) -> PipeStep | None:
         """The step that enters the pipe next; None: nothing before something changes."""
-        self._token.close(at_s)
+        if not self._token.granted:
+            self._token.close(at_s)
         self._enter()
         step = self.pipe.next_step(at_s)
         if step is None:
@@ -126,7 +127,9 @@ class PipeInstance:
             return None
         self.phase = step.plan.phase
         self._began_s[step.number] = at_s
-        self._token.begin((chunk.request_id for chunk in step.plan.chunks), at_s)
+        granted = self._token.granted
+        if any(chunk.request_id in granted for chunk in step.plan.chunks):
+            self._token.begin(at_s)
         if step.slot is not None and self._unstarted:
             self._started[step.number] = self._start(step.slot, at_s)
         if self._num_background:
@@ -146,7 +149,8 @@ class PipeInstance:
         outcome = pipe.on_step_done(step, at_s, stopped)
         for request_id in outcome.prefilled:
             job = self._unstarted[request_id] = self._jobs[request_id]
-            self._token.done(request_id, job.prompt_tokens)
+            if turn := self._token.turn:
+                turn.done(request_id, job.prompt_tokens)
         for finished in outcome.finished:
             self._forget(finished.request_id)
         reasons = {finished.request_id: finished.reason for finished in outcome.finished}
@@ -203,18 +207,7 @@ class PipeInstance:
         """All live requests, in order of arrival here."""
         gained = self.pipe.board.gained
         return tuple(
-            RequestProgress(
-                request_id=job.request_id,
-                prompt_tokens=job.prompt_tokens,
-                max_tokens=job.max_tokens,
-                predicted_tokens=job.predicted_tokens,
-                tokens_out=job.tokens_out + gained(job),
-                slo=job.slo,
-                age_s=at_s - job.arrival_s,
-                decode_age_s=None if job.decode_start_s is None else at_s - job.decode_start_s,
-                granted=not self._is_held_up(job.request_id),
-                background=job.background,
-            )
+            job.progress(at_s, gained(job), granted=not self._is_held_up(job.request_id))
             for job in self._jobs.values()
         )
 
