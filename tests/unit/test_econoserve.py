@@ -317,9 +317,9 @@ def test_kv_from_elsewhere_is_taken_only_with_room_to_its_end() -> None:
     scheduler.check_invariants()
 
 
-def test_a_half_done_prompt_is_first_when_it_is_granted_again() -> None:
-    scheduler = instance("block-growth", num_blocks=6, max_prefill_tokens=8)
-    for job in (Job("ends", 4, 3, 3, SLO, 0.0), Job("half", 16, 4, 4, SLO, 0.0)):
+def lose_the_turn_half_done(scheduler: InstanceScheduler, prompt: int) -> None:
+    """Prefills "half" in part until the turn's budget is spent, and "ends" to its end."""
+    for job in (Job("ends", 4, 3, 3, SLO, 0.0), Job("half", prompt, 4, 4, SLO, 0.0)):
         scheduler.add(job)
     scheduler.grant(1, ["ends"], 1.0, 0.0)
     for at_s in (0.0, 0.5, 5.0, 5.5):
@@ -328,6 +328,11 @@ def test_a_half_done_prompt_is_first_when_it_is_granted_again() -> None:
         plan = scheduler.plan(at_s)
         assert plan
         scheduler.advance(plan)
+
+
+def test_a_half_done_prompt_is_first_when_it_is_granted_again() -> None:
+    scheduler = instance("block-growth", num_blocks=6, max_prefill_tokens=8)
+    lose_the_turn_half_done(scheduler, prompt=16)
     scheduler.add(Job("next", 20, 4, 4, SLO, 6.0))
     scheduler.grant(2, ["next", "half"], 1.0, 6.0)
     plan = scheduler.plan(6.0)
@@ -361,15 +366,7 @@ def test_who_starts_late_is_promised_room_anew() -> None:
 @pytest.mark.parametrize("name", ["exact", "econoserve"])
 def test_a_half_done_prompt_without_a_grant_gives_way_when_nothing_runs(name: str) -> None:
     scheduler = instance(name, max_prefill_tokens=8)
-    for job in (Job("ends", 4, 3, 3, SLO, 0.0), Job("half", 20, 4, 4, SLO, 0.0)):
-        scheduler.add(job)
-    scheduler.grant(1, ["ends"], 1.0, 0.0)
-    for at_s in (0.0, 0.5, 5.0, 5.5):
-        if at_s == 0.5:
-            scheduler.grant(1, ["half"], 1.0, at_s)
-        plan = scheduler.plan(at_s)
-        assert plan
-        scheduler.advance(plan)
+    lose_the_turn_half_done(scheduler, prompt=20)
     assert [(job.request_id, job.cached) for job in scheduler.board.jobs.values()] == [("half", 8)]
     assert scheduler.plan(6.0) is None
     scheduler.add(Job("next", 20, 12, 12, SLO, 6.0))

@@ -21,7 +21,7 @@ from rondo.types import Batching, BatchKind, Slo
 from rondo_bench.econoserve import cmd, study, workloads
 from rondo_bench.econoserve.chart import draw_all
 from rondo_bench.econoserve.drive import Offered, drive
-from rondo_bench.econoserve.page import BEGIN, END, PageData, page_lines, write_page
+from rondo_bench.econoserve.page import PageData, page_lines, write_page
 from rondo_bench.econoserve.search import POLICIES, Trials, candidates, mean_of, tune
 from rondo_bench.econoserve.simulated import (
     Setup,
@@ -33,6 +33,7 @@ from rondo_bench.econoserve.simulated import (
 )
 from rondo_bench.econoserve.study import Scope, compare, figures_of_policies, variants
 from rondo_bench.econoserve.workloads import WORKLOADS, draw
+from rondo_bench.marked_page import BEGIN, END
 
 SLO = Slo(ttft_s=1.0, tpot_s=0.1)
 CHUNKED = Batching(kind=BatchKind.CHUNKED, tokens=128)

@@ -10,9 +10,10 @@ import pytest
 
 from rondo.errors import ConfigError
 from rondo.policy.tdpipe import PipeSettings
+from rondo_bench.marked_page import BEGIN, END
 from rondo_bench.tdpipe import cmd
 from rondo_bench.tdpipe.model import SHAPES, TensorParallel, load_model
-from rondo_bench.tdpipe.page import BEGIN, END, write_page
+from rondo_bench.tdpipe.page import write_page
 from rondo_bench.tdpipe.simulated import NAMES, draw_requests, simulate
 from rondo_bench.tdpipe.study import Job, compare_all, in_fused_order, try_tensor_parallel
 

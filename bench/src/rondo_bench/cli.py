@@ -12,6 +12,7 @@ from rondo.errors import ConfigError, RondoError
 from rondo_bench import profile_cmd, replay_cmd
 from rondo_bench.chaos import cmd as chaos_cmd
 from rondo_bench.chaos import slow_clients
+from rondo_bench.console import positive
 from rondo_bench.control import cmd as control_cmd
 from rondo_bench.econoserve import cmd as econoserve_cmd
 from rondo_bench.elastic import cmd as elastic_cmd
@@ -70,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     latency.add_argument("--engines", nargs="+", choices=["emulated", "torch"], default=None)
-    latency.add_argument("--concurrency", nargs="+", type=_positive, default=[1, 16])
-    latency.add_argument("--requests", type=_positive, default=64, help="in each round")
-    latency.add_argument("--rounds", type=_positive, default=3, help="of each side, alternating")
-    latency.add_argument("--prompt-tokens", type=_positive, default=64)
-    latency.add_argument("--output-tokens", type=_positive, default=64, help="mean")
+    latency.add_argument("--concurrency", nargs="+", type=positive, default=[1, 16])
+    latency.add_argument("--requests", type=positive, default=64, help="in each round")
+    latency.add_argument("--rounds", type=positive, default=3, help="of each side, alternating")
+    latency.add_argument("--prompt-tokens", type=positive, default=64)
+    latency.add_argument("--output-tokens", type=positive, default=64, help="mean")
     latency.add_argument("--model", default=None, help="Hugging Face folder (default: rondo-tiny)")
     latency.add_argument("--write", type=Path, default=None, help="Markdown file to write, too")
     latency.set_defaults(run=_latency)
@@ -97,13 +98,6 @@ def _latency(args: argparse.Namespace) -> int:
         args.write.parent.mkdir(parents=True, exist_ok=True)
         args.write.write_text(report + "\n")
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from rondo_bench.econoserve.drive import Run
 from rondo_bench.econoserve.study import PolicyStudy
+from rondo_bench.svg_file import svg_file
 
 #: Of Okabe and Ito (2008), told apart by the colour-blind.
 COLOURS = {
@@ -23,15 +21,6 @@ COLOURS = {
 }
 #: Beyond it nothing is told apart by where a line ends.
 MOST_LATENCY_S = 2.0
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "econoserve",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 def draw_all(
@@ -48,8 +37,7 @@ def draw_all(
         runs: by policy, drawn from `span_s[0]` to `span_s[1]` seconds.
     """
     columns = max(len(studies), len(runs))
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(4.0 * columns, 6.4), layout="constrained")
+    with svg_file(path, "econoserve", (4.0 * columns, 6.4), framed_legend=False) as figure:
         axes = figure.subplots(2, columns, squeeze=False)
         for panel, (workload, policies) in zip(axes[0], studies.items(), strict=False):
             _curves(panel, policies, bends[workload])
@@ -61,8 +49,6 @@ def draw_all(
             panel.set_axis_off()
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _curves(panel: Any, policies: Mapping[str, PolicyStudy], bend: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from rondo.errors import ConfigError
+from rondo_bench.console import positive, say
 from rondo_bench.econoserve import real
 from rondo_bench.econoserve.search import POLICIES
 from rondo_bench.econoserve.study import LEVELS_S, Scope, compare, figures_of_policies
@@ -35,13 +35,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group.add_argument("--workload", choices=list(WORKLOADS), default="sharegpt")
     group.add_argument("--lengths", type=Path, default=LENGTHS, help="folder of length files")
     group.add_argument(
-        "--seconds", type=_positive, default=800, help="for which requests come in a run"
+        "--seconds", type=positive, default=800, help="for which requests come in a run"
     )
     group.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="one run each")
     group.add_argument(
         "--level", type=float, default=LEVELS_S[0], help="s per token at which rates are compared"
     )
-    group.add_argument("--processes", type=_positive, default=os.cpu_count() or 1)
+    group.add_argument("--processes", type=positive, default=os.cpu_count() or 1)
     group.add_argument(
         "--write", type=Path, default=None, help="run everything, put its tables into this page"
     )
@@ -63,9 +63,6 @@ def _simulate(args: argparse.Namespace) -> int:
     if not args.level > 0:
         raise ConfigError("--level", f"must be above 0, not {args.level:g}")
     scope = Scope(args.lengths, args.seconds, tuple(args.seeds))
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
     with _processes(args.processes) as pool:
         if args.write is not None:
@@ -94,10 +91,3 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

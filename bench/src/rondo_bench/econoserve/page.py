@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rondo.errors import ConfigError
 from rondo_bench.econoserve.simulated import RunFigures
 from rondo_bench.econoserve.study import BASE, BEND, OVERLOAD, SHARES, Part, PolicyStudy
+from rondo_bench.marked_page import put_tables
 
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 TITLES = {"sharegpt": "ShareGPT", "alpaca": "Alpaca", "long": "Long answers (ShareGPT x 3)"}
 #: What the project asks of the simulated instance.
 OVER_BASE, OVER_SHORTEST, PREEMPTED, PIPELINING = 1.5, 1.05, 0.05, 1.2
@@ -40,21 +39,7 @@ def write_page(path: Path, data: PageData) -> None:
     Raises:
         ConfigError: the page is not there, or has no marks.
     """
-    text = read_page(path)
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n" + "\n".join(page_lines(data)) + f"\n{END}{after}")
-
-
-def read_page(path: Path) -> str:
-    """The page, which has both marks.
-
-    Raises:
-        ConfigError: it is not there, or has no marks.
-    """
-    text = path.read_text() if path.is_file() else ""
-    if BEGIN not in text or END not in text:
-        raise ConfigError("--write", f"{path} lacks the lines {BEGIN} and {END}")
-    return text
+    put_tables(path, page_lines(data))
 
 
 def page_lines(data: PageData) -> list[str]:

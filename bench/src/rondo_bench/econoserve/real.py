@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from rondo_bench.console import positive, say
 from rondo_bench.machine import machine
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `rondo-bench econoserve --real`."""
     group = parser.add_argument_group("with --real")
     group.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    group.add_argument("--rounds", type=_positive, default=5, help="of each policy")
-    group.add_argument("--threads", type=_positive, default=1, help="of torch")
+    group.add_argument("--rounds", type=positive, default=5, help="of each policy")
+    group.add_argument("--threads", type=positive, default=1, help="of torch")
     group.add_argument("--chart", type=Path, default=None, help="SVG file of the KV pool over time")
     group.add_argument("--save", type=Path, default=None, help="file for the page's section")
 
@@ -42,11 +42,7 @@ def run(args: argparse.Namespace, names: Sequence[str]) -> int:
 
     Gives 1 where a text differs between policies.
     """
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    record = _measure(args, names, say)
+    record = _measure(args, names)
     for line in verdict(record):
         say(line)
     if args.save is not None:
@@ -69,9 +65,7 @@ def verdict(record: RealRecord) -> list[str]:
     return lines
 
 
-def _measure(
-    args: argparse.Namespace, names: Sequence[str], say: Callable[[str], None]
-) -> RealRecord:
+def _measure(args: argparse.Namespace, names: Sequence[str]) -> RealRecord:
     from rondo_bench.econoserve.real_bench import run_model  # loads torch
     from rondo_bench.econoserve.real_chart import draw_pools
     from rondo_bench.econoserve.real_record import RealRecord
@@ -94,10 +88,3 @@ def _measure(
 def _num_different(record: RealRecord) -> int:
     policies = (each for model in record.models.values() for each in model.policies.values())
     return sum(each.different_texts for each in policies)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

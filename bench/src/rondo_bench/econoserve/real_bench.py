@@ -21,7 +21,6 @@ from rondo_bench.econoserve.real_run import (
     num_different,
     run_real,
     saturated,
-    saturated_figures,
     with_texts,
 )
 from rondo_bench.econoserve.real_search import BASE, Plan, make_plan
@@ -33,7 +32,7 @@ from rondo_bench.econoserve.real_setup import (
     random_tasks,
     tiny_tasks,
 )
-from rondo_bench.econoserve.simulated import RunFigures, figures_of
+from rondo_bench.econoserve.simulated import RunFigures, figures_of, saturated_figures
 from rondo_bench.econoserve.workloads import SLO_SCALE, slo_of
 from rondo_worker.engines.calibrate import calibrate
 from rondo_worker.engines.torch import TorchEngine

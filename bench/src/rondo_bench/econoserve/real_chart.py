@@ -6,27 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from rondo_bench.econoserve.drive import Run
+from rondo_bench.svg_file import svg_file
 
 #: Of Okabe and Ito (2008), told apart by the colour-blind.
 USED, OWNED, INK = "#0072B2", "#E69F00", "#444444"
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kv",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def draw_pools(runs: Mapping[str, Run], path: Path) -> None:
     """Writes the chart: blocks in use (hold tokens or are about to), and those set aside, too."""
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(11, 1.7 * len(runs) + 0.9), layout="constrained")
+    with svg_file(path, "kv", (11, 1.7 * len(runs) + 0.9)) as figure:
         panels = figure.subplots(len(runs), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         for panel, (title, run) in zip(panels, runs.items(), strict=True):
             _draw_run(panel, run)
@@ -34,8 +23,6 @@ def draw_pools(runs: Mapping[str, Run], path: Path) -> None:
         panels[-1].set_xlabel("seconds")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _draw_run(panel: Any, run: Run) -> None:

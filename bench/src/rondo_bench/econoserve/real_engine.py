@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rondo.policy.plan import StepPlan
 from rondo_bench.econoserve.drive import Offered
+from rondo_bench.engines.margins import keep_margins
 from rondo_worker.engines.base import EngineRequest
 
 if TYPE_CHECKING:
@@ -70,16 +71,12 @@ class RealEngine:
 
 @dataclass(slots=True)
 class WatchedEngine(RealEngine):
-    """Notes how clear each answer is: `margins` has by request the smallest lead that a token's
-    logit had over the next best one's."""
+    """Notes how clear each answer is; `margins`: see `keep_margins`."""
 
     margins: dict[str, float] = field(default_factory=dict)
 
     def execute(self, plan: StepPlan) -> dict[str, int]:
         """Computes a step; see `drive.Engine`."""
         tokens = RealEngine.execute(self, plan)
-        for request_id, logits in self.engine.last_logits.items():
-            best, second = logits.topk(2).values.tolist()
-            lead = best - second
-            self.margins[request_id] = min(lead, self.margins.get(request_id, lead))
+        keep_margins(self.margins, self.engine.last_logits)
         return tokens

@@ -11,15 +11,13 @@ from rondo.policy.ledger import KvLedger
 from rondo_bench.econoserve.drive import Engine, Offered, Run, drive
 from rondo_bench.econoserve.real_engine import END, RealEngine, WatchedEngine
 from rondo_bench.econoserve.real_setup import MAX_RUNNING, Bed
-from rondo_bench.econoserve.simulated import RunFigures, Setup, SimEngine, figures_of
+from rondo_bench.econoserve.simulated import Setup, SimEngine
 
 #: Two logits closer than this may change places with the batch that they are computed in: sums of
 #: other order differ by less. Such an answer proves nothing.
 TIE = 1e-4
-#: A saturated run keeps so many requests waiting, ...
+#: A saturated run keeps so many requests waiting.
 BACKLOG = 8
-#: ... and counts from this share of its answers on, when the pool has filled.
-WARM_SHARE = 0.25
 #: Requests beyond those that end in a saturated run: what waits and what runs then.
 SPARE = 2 * BACKLOG + MAX_RUNNING
 
@@ -49,12 +47,6 @@ def saturated(bed: Bed, setup: Setup, seed: int, wanted: int, *, real: bool) -> 
         return _drive(bed, setup, offered, engine, BACKLOG, wanted)
     finally:
         engine.clear()
-
-
-def saturated_figures(run: Run) -> RunFigures:
-    """Those of a saturated run, without its beginning."""
-    ends_s = sorted(life.end_s for life in run.lives.values() if life.end_s is not None)
-    return figures_of(run, since_s=ends_s[int(WARM_SHARE * len(ends_s))])
 
 
 def with_texts(bed: Bed, setup: Setup, wanted: int, say: Callable[[str], None]) -> Bed:

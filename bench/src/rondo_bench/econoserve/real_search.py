@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rondo_bench.econoserve.real_run import run_simulated, saturated, saturated_figures
+from rondo_bench.econoserve.real_run import run_simulated, saturated
 from rondo_bench.econoserve.real_setup import Bed, RealOptions
-from rondo_bench.econoserve.simulated import Setup, figures_of
+from rondo_bench.econoserve.simulated import Setup, figures_of, saturated_figures
 
 #: Policies are compared where a token takes so many times as long, in the mean, as the decode step
 #: of a request that is alone, with so many tokens before it: well beyond the bend of the curve of

@@ -19,9 +19,10 @@ from rondo_bench.tdpipe.model import BLOCK_SIZE, SHAPES, load_model
 SHAPE = SHAPES["llama-2-13b"]
 #: More sequences than the pool of one L20 ever holds: no policy is bound by it.
 MAX_RUNNING = 512
-#: A saturated run keeps so many requests waiting, ...
+#: A saturated run keeps so many requests waiting.
 BACKLOG = 64
-#: ... and counts from this share of its answers on, when the pool has filled and aged.
+#: What a saturated run does counts from this share of its answers on, when the pool has filled and
+#: aged.
 WARM_SHARE = 0.25
 
 
@@ -134,7 +135,7 @@ def at_rate(setup: Setup, lengths: Lengths, rate: float, latency: LatencyModel) 
 
 
 def saturated(setup: Setup, lengths: Lengths, latency: LatencyModel) -> RunFigures:
-    """The figures of a run in which requests always wait, without its beginning and its drain.
+    """The figures of a run in which requests always wait.
 
     The number of those that wait is held, so what a policy passes over is still there at the end,
     and none can look fast by doing the short answers only.
@@ -142,7 +143,11 @@ def saturated(setup: Setup, lengths: Lengths, latency: LatencyModel) -> RunFigur
     offered = lengths.backlog()
     backlog = min(BACKLOG, len(offered) // 8)
     wanted = len(offered) - 4 * backlog
-    run = run_once(setup, offered, latency, backlog=backlog, stop_after=wanted)
+    return saturated_figures(run_once(setup, offered, latency, backlog=backlog, stop_after=wanted))
+
+
+def saturated_figures(run: Run) -> RunFigures:
+    """The figures of a run in which requests always waited, without its beginning and its drain."""
     ends_s = sorted(life.end_s for life in run.lives.values() if life.end_s is not None)
     return figures_of(run, since_s=ends_s[int(WARM_SHARE * len(ends_s))])
 

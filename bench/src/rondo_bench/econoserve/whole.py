@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rondo_bench.econoserve.chart import draw_all
 from rondo_bench.econoserve.drive import Run
-from rondo_bench.econoserve.page import TITLES, PageData, read_page, write_page
+from rondo_bench.econoserve.page import TITLES, PageData, write_page
 from rondo_bench.econoserve.real_page import real_section
 from rondo_bench.econoserve.real_record import RealRecord
 from rondo_bench.econoserve.simulated import Setup, latency_model, run_once
@@ -22,6 +22,7 @@ from rondo_bench.econoserve.study import (
     vary_predictions,
 )
 from rondo_bench.econoserve.workloads import WORKLOADS
+from rondo_bench.marked_page import read_page
 
 #: The workload that is taken apart.
 MAIN = "sharegpt"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from pathlib import Path
 
 import uvloop
 
 from rondo.errors import ConfigError
+from rondo_bench.console import say
 from rondo_bench.engines.cmd import native_dtype
 from rondo_bench.engines.compare import python_of
 from rondo_bench.engines.shape import Shape
@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.page_only:
         options = _options(args, sides)
         try:
-            done = uvloop.run(compare(options, store, _tell))
+            done = uvloop.run(compare(options, store, say))
         except asyncio.CancelledError:
             return 1
-        _tell("all runs are there" if done else "the time is over; the same command goes on")
+        say("all runs are there" if done else "the time is over; the same command goes on")
     others = [other for other in sorted(path.parent.glob("*.jsonl")) if other != path]
     stores = [store, *(Store.open(other) for other in others)]
     page = as_markdown(stores, args.targets, _spelled(args, sides))
@@ -152,7 +152,3 @@ def _spelled(args: argparse.Namespace, sides: list[Side]) -> str:
     words.append(f"--run-s {args.run_s:g} --settle-s {args.settle_s:g} --scale {args.scale:g}")
     words.append(f"--ratio {args.ratio:g}")
     return " ".join([*words, *(["--compiled"] if args.compiled else [])])
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

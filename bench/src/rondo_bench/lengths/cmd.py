@@ -12,6 +12,7 @@ import numpy as np
 from rondo.errors import ConfigError
 from rondo.lengths import model_file
 from rondo.lengths.records import of_one_model, read_log
+from rondo_bench.console import positive
 from rondo_bench.lengths import judge
 from rondo_bench.sim.lengths import load_lengths
 
@@ -31,13 +32,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("log", type=Path, help="JSON lines")
     train.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     train.add_argument("--model", default=None, help="name, if the log has several models")
-    train.add_argument("--classes", type=_positive, default=32, help="of lengths, at most")
-    train.add_argument("--orders", type=_positive, default=2, help="longest run of tokens seen")
-    train.add_argument("--recent", type=_positive, default=64, help="tokens of the second bag")
-    train.add_argument("--buckets", type=_positive, default=16_384, help="of runs, in each bag")
-    train.add_argument("--width", type=_positive, default=16, help="of a bucket's row")
-    train.add_argument("--epochs", type=_positive, default=20)
-    train.add_argument("--threads", type=_positive, default=1, help="of torch")
+    train.add_argument("--classes", type=positive, default=32, help="of lengths, at most")
+    train.add_argument("--orders", type=positive, default=2, help="longest run of tokens seen")
+    train.add_argument("--recent", type=positive, default=64, help="tokens of the second bag")
+    train.add_argument("--buckets", type=positive, default=16_384, help="of runs, in each bag")
+    train.add_argument("--width", type=positive, default=16, help="of a bucket's row")
+    train.add_argument("--epochs", type=positive, default=20)
+    train.add_argument("--threads", type=positive, default=1, help="of torch")
     train.add_argument("--seed", type=int, default=1)
     train.set_defaults(run=_train)
     evaluate = parts.add_parser("eval", help="errors, calibration and cost, as Markdown")
@@ -143,10 +144,3 @@ def _table(found: Mapping[str, judge.Score]) -> str:
 def _row(title: str, cells: Mapping[str, str]) -> str:
     head = f"| {title} | " + " | ".join(cells) + " |"
     return f"{head}\n|---|{'---:|' * len(cells)}\n| | " + " | ".join(cells.values()) + " |"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from rondo.errors import ConfigError
-from rondo.metrics.lifecycle import percentile
 from rondo.perf.profile import load_profile
 from rondo.policy.catalog import LIVE_POLICY_NAMES, PolicySettings
 from rondo.policy.macro import QueueSettings
@@ -26,7 +25,7 @@ from rondo_bench.sim.spec import ClusterSpec
 from rondo_bench.sim.trial import attainment_of
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
 from rondo_bench.slack.live import run_live
-from rondo_bench.slack.report import Row, as_markdown
+from rondo_bench.slack.report import Pair, Row, as_markdown, percentile_ms
 from rondo_bench.slack.trial import Outcome, Trial, run_trial
 
 #: The goodput that rates are shares of: of requests within their SLO.
@@ -131,13 +130,11 @@ def _row(
     )
 
 
-def _both(
-    without: Sequence[Outcome], beside: Sequence[Outcome], field: str
-) -> dict[str, tuple[float, float]]:
-    """p50 and p99 in ms, without and with the batch, over all seeds."""
-    pooled = [sorted(v for o in side for v in getattr(o, field)) for side in (without, beside)]
+def _both(without: Sequence[Outcome], beside: Sequence[Outcome], field: str) -> dict[str, Pair]:
+    """p50 and p99 in ms, over all seeds."""
+    one, other = ([v for o in side for v in getattr(o, field)] for side in (without, beside))
     return {
-        name: (1e3 * percentile(pooled[0], quantile), 1e3 * percentile(pooled[1], quantile))
+        name: percentile_ms(one, other, quantile)
         for name, quantile in (("p50", 0.5), ("p99", 0.99))
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,15 @@ import aiohttp
 import uvloop
 
 from rondo.errors import ConfigError, PeerError
-from rondo.metrics.lifecycle import percentile
 from rondo.types import Slo
+from rondo_bench.console import say
 from rondo_bench.load.client import LoadClient, RunOptions, Target
 from rondo_bench.load.outcomes import Outcome
 from rondo_bench.load.prompts import BodyShape
 from rondo_bench.local_cluster import local_cluster
 from rondo_bench.sim.records import Arrival
 from rondo_bench.sim.workload import WorkloadSpec, make_workload
+from rondo_bench.slack.report import Pair, longer, percentile_ms
 from rondo_bench.slack.trial import BACKLOG_SEED
 
 MODEL = "rondo-tiny"
@@ -41,25 +41,23 @@ class LiveRow:
 
     share: float
     rate: float
+    slo: Slo
     online: tuple[list[Outcome], list[Outcome]] = field(default_factory=lambda: ([], []))
     answer_tokens: int = 0
     num_lines: int = 0
     window_s: float = 0.0
-    slo: Slo = Slo(ttft_s=5.0, tpot_s=0.1)
 
-    def ms(self, name: str, quantile: float) -> tuple[float, float]:
+    def ms(self, name: str, quantile: float) -> Pair:
         """A percentile of `ttft_s` or `tpot_s` of each side, in ms."""
-        pools = [
-            sorted(v for one in side if (v := getattr(one, name)) is not None)
-            for side in self.online
-        ]
-        return 1e3 * percentile(pools[0], quantile), 1e3 * percentile(pools[1], quantile)
+        without, beside = (
+            [v for one in side if (v := getattr(one, name)) is not None] for side in self.online
+        )
+        return percentile_ms(without, beside, quantile)
 
     @property
     def longer(self) -> float:
-        """Of the p99 TPOT: 0.01 is one percent longer."""
-        without, beside = self.ms("tpot_s", 0.99)
-        return beside / without - 1
+        """Of the p99 TPOT; see `slack.report.longer`."""
+        return longer(self.ms("tpot_s", 0.99))
 
     def as_json(self) -> dict[str, object]:
         """The figures, pairs as (without, beside)."""
@@ -95,7 +93,7 @@ async def _rows(args: argparse.Namespace) -> list[LiveRow]:
         "RONDO_SLO_TPOT_MS": str(1e3 * args.tpot_s),
     }
     slo = Slo(ttft_s=args.ttft_s, tpot_s=args.tpot_s)
-    rows = [LiveRow(share, share * args.goodput, slo=slo) for share in args.shares]
+    rows = [LiveRow(share, share * args.goodput, slo) for share in args.shares]
     with tempfile.TemporaryDirectory() as folder:
         async with (
             local_cluster(Path(folder), options, env) as url,
@@ -106,7 +104,7 @@ async def _rows(args: argparse.Namespace) -> list[LiveRow]:
                 for row in rows:
                     for beside in (False, True) if seed % 2 else (True, False):
                         await _one(args, row, seed, client, session if beside else None)
-                    print(f"{row.rate:.2f}/s, round {seed + 1}: {row.longer:+.1%}", file=sys.stderr)
+                    say(f"{row.rate:.2f}/s, round {seed + 1}: {row.longer:+.1%}")
     return rows
 
 
@@ -126,7 +124,7 @@ async def _one(
     row.online[1].extend(await client.open_loop(online, RunOptions(seed=seed)))
     row.window_s += online[-1].at_s
     await session.post(f"/v1/batches/{batch}/cancel")
-    found = await _poll(session, batch, lambda found: found["status"] in OVER)
+    found = await _poll(session, batch, OVER)
     if not found["output_file_id"]:
         return
     async with session.get(f"/v1/files/{found['output_file_id']}/content") as response:
@@ -168,16 +166,19 @@ async def _submit(session: aiohttp.ClientSession, arrivals: Sequence[Arrival]) -
     asked = {"input_file_id": file_id, "endpoint": "/v1/completions", "completion_window": "24h"}
     async with session.post("/v1/batches", json=asked) as response:
         batch: str = (await response.json())["id"]
-    await _poll(session, batch, lambda found: found["status"] == "in_progress")
+    await _poll(session, batch, ("in_progress",))
     return batch
 
 
-async def _poll(session: aiohttp.ClientSession, batch: str, until: Any) -> dict[str, Any]:
+async def _poll(
+    session: aiohttp.ClientSession, batch: str, statuses: Sequence[str]
+) -> dict[str, Any]:
+    """The batch as it is when it has come to one of these."""
     deadline_s = asyncio.get_running_loop().time() + WAIT_S
     while asyncio.get_running_loop().time() < deadline_s:
         async with session.get(f"/v1/batches/{batch}") as response:
             found: dict[str, Any] = await response.json()
-        if until(found):
+        if found["status"] in statuses:
             return found
         await asyncio.sleep(POLL_S)
     raise PeerError(f"batch {batch} is still {found['status']} after {WAIT_S:g} s")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from rondo.metrics.lifecycle import percentile
+
+#: Of the runs without a batch, and of those beside it.
+Pair = tuple[float, float]
 #: The bar: online p99 TPOT beside a batch, at most so much longer.
 MOST_LONGER = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One rate. Pairs are (without, beside the batch); percentiles in ms, by name."""
+    """One rate; percentiles in ms, by name."""
 
     share: float
     rate: float
-    ttft_ms: dict[str, tuple[float, float]]
-    tpot_ms: dict[str, tuple[float, float]]
-    attainment: tuple[float, float]
+    ttft_ms: dict[str, Pair]
+    tpot_ms: dict[str, Pair]
+    attainment: Pair
     tokens_per_s: float
     answer_tokens_per_s: float
     lines_per_s: float
@@ -26,14 +30,27 @@ class Row:
 
     @property
     def longer(self) -> float:
-        """Of the p99 TPOT: 0.01 is one percent longer."""
-        without, beside = self.tpot_ms["p99"]
-        return beside / without - 1
+        """Of the p99 TPOT; see `longer`."""
+        return longer(self.tpot_ms["p99"])
 
     def as_json(self) -> dict[str, object]:
         """All fields, and what the bar is about."""
         met = self.longer <= MOST_LONGER
         return asdict(self) | {"p99_tpot_longer": self.longer, "bar_met": met}
+
+
+def percentile_ms(without_s: Iterable[float], beside_s: Iterable[float], quantile: float) -> Pair:
+    """A percentile of both sides' times, which are in seconds."""
+    return (
+        1e3 * percentile(sorted(without_s), quantile),
+        1e3 * percentile(sorted(beside_s), quantile),
+    )
+
+
+def longer(times: Pair) -> float:
+    """How much longer it takes beside the batch: 0.01 is one percent."""
+    without, beside = times
+    return beside / without - 1
 
 
 def as_markdown(rows: Sequence[Row], args: argparse.Namespace, goodput: float) -> str:
@@ -71,7 +88,7 @@ def as_markdown(rows: Sequence[Row], args: argparse.Namespace, goodput: float) -
     return "\n".join([*lines, "", *_NOTES, ""])
 
 
-def _pair(values: tuple[float, float], digits: int = 1) -> str:
+def _pair(values: Pair, digits: int = 1) -> str:
     return f"{values[0]:,.{digits}f} → {values[1]:,.{digits}f}"
 
 

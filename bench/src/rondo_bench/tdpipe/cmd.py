@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import msgspec
 
 from rondo.errors import ConfigError
+from rondo_bench.console import positive, say
 from rondo_bench.tdpipe import real
 from rondo_bench.tdpipe.model import SHAPES
 from rondo_bench.tdpipe.page import write_page
@@ -30,11 +30,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     group = parser.add_argument_group("with --sim")
     group.add_argument("--model", choices=list(SHAPES), default="qwen2.5-32b")
     group.add_argument("--lengths", type=Path, default=LENGTHS, help="length file with predictions")
-    group.add_argument("--sim-requests", type=_positive, default=5000)
-    group.add_argument("--sim-stages", type=_positive, default=4)
-    group.add_argument(
-        "--max-prompt", type=_positive, default=1024, help="longer ones are left out"
-    )
+    group.add_argument("--sim-requests", type=positive, default=5000)
+    group.add_argument("--sim-stages", type=positive, default=4)
+    group.add_argument("--max-prompt", type=positive, default=1024, help="longer ones are left out")
     group.add_argument("--seed", type=int, default=1)
     group.add_argument(
         "--write",
@@ -55,9 +53,6 @@ def _simulate(args: argparse.Namespace) -> int:
     if not args.lengths.is_file():
         raise ConfigError("--lengths", f"no file {args.lengths}")
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     if args.write is not None:
         studies = study_all(
             args.lengths, args.sim_requests, args.max_prompt, args.seed, args.sim_stages, say
@@ -76,10 +71,3 @@ def _simulate(args: argparse.Namespace) -> int:
             f"{each.phase_switches} phase switches, {each.recomputed} recomputed"
         )
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rondo.errors import ConfigError
+from rondo_bench.marked_page import put_tables
 from rondo_bench.tdpipe.simulated import HYBRID, Row
 from rondo_bench.tdpipe.study import ModelStudy
 
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 TITLES = {"llama-2-13b": "Llama-2-13B", "qwen2.5-32b": "Qwen2.5-32B"}
 
 
@@ -100,11 +99,7 @@ def write_page(path: Path, studies: dict[str, ModelStudy]) -> None:
     Raises:
         ConfigError: the page is not there, or has no marks.
     """
-    text = path.read_text() if path.is_file() else ""
-    if BEGIN not in text or END not in text:
-        raise ConfigError("--write", f"{path} lacks the lines {BEGIN} and {END}")
     lines = ["### The paper's figures beside ours", "", *paper_table(studies), ""]
     for name, study in studies.items():
         lines += model_section(name, study)
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n{END}{after}")
+    put_tables(path, lines)

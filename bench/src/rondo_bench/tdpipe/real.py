@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import msgspec
 
+from rondo_bench.console import say
 from rondo_bench.tdpipe.real_setup import RealOptions
 from rondo_bench.tdpipe.simulated import NAMES
 
@@ -50,9 +50,6 @@ def run(args: argparse.Namespace) -> int:
         prefill_tokens=args.step_tokens,
         budgets=tuple(args.budgets),
     )
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     bench = run_real(options, args.real_policies, args.chart, say)
     for line in verdict(bench):

@@ -6,30 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from rondo.types import Phase
+from rondo_bench.svg_file import svg_file
 from rondo_bench.tdpipe.real_run import RealRun
 
 #: Of Okabe and Ito (2008), told apart by the colour-blind.
 COLOURS = {Phase.PREFILL: "#E69F00", Phase.DECODE: "#0072B2", Phase.FUSED: "#009E73"}
 INK = "#444444"
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "stages",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def draw_stages(runs: Mapping[str, RealRun], path: Path) -> None:
     """Writes the chart of a run of each scheduler; white is a stage without work."""
-    with mpl.rc_context(_RC):
-        figure = Figure(figsize=(11, 1.3 * len(runs) + 0.9), layout="constrained")
+    with svg_file(path, "stages", (11, 1.3 * len(runs) + 0.9)) as figure:
         panels = figure.subplots(len(runs), 1, squeeze=False, sharex=True)[:, 0]
         for panel, (name, run) in zip(panels, runs.items(), strict=True):
             _draw_run(panel, run)
@@ -40,8 +30,6 @@ def draw_stages(runs: Mapping[str, RealRun], path: Path) -> None:
         patches = [Patch(color=COLOURS[p], label=p.value) for p in COLOURS if p in seen]
         patches.append(Patch(facecolor="none", edgecolor=INK, label="drain: not counted"))
         figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _draw_run(panel: Any, run: RealRun) -> None:

@@ -11,6 +11,7 @@ from rondo.errors import InvariantError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.ledger import KvLedger
 from rondo.policy.tdpipe import PipeScheduler, PipeStep
+from rondo_bench.engines.margins import keep_margins
 from rondo_bench.tdpipe.pipeline import idle_share
 from rondo_bench.tdpipe.real_setup import RealRequest
 from rondo_worker.engines.pipeline import PipelineEngine, StageSpan
@@ -98,8 +99,7 @@ def _drive(engine: PipelineEngine, scheduler: PipeScheduler, run: RealRun) -> No
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What one process makes of the requests. `margins` has for each the smallest lead that a
-    token's logit had over the next best one's."""
+    """What one process makes of the requests. `margins`: see `keep_margins`."""
 
     texts: Texts
     margins: dict[str, float]
@@ -122,9 +122,7 @@ def reference(engine: TorchEngine, requests: Sequence[RealRequest], max_running:
     scheduler.grant(1, list(texts), float("inf"), 0.0)
     while (plan := scheduler.plan(0.0)) is not None:
         outcome = scheduler.commit(plan, engine.step(plan))
-        for request_id, logits in engine.last_logits.items():
-            best, second = logits.topk(2).values.tolist()
-            margins[request_id] = min(best - second, margins.get(request_id, best - second))
+        keep_margins(margins, engine.last_logits)
         for new in outcome.tokens:
             texts[new.request_id].append(new.token)
         for finished in outcome.finished:
