@@ -9,7 +9,7 @@ import random
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 import openai
@@ -17,44 +17,8 @@ import pytest
 from openai import OpenAI
 from openai.types import Batch
 
+from tests.support.batches import CHAT, MODEL, WAIT_S, chat_line, read, submit, upload, wait
 from tests.support.cluster import Cluster, eventually, running
-
-MODEL = "rondo-tiny"
-CHAT: Final = "/v1/chat/completions"
-OVER = ("completed", "failed", "cancelled", "expired")
-WAIT_S = 120.0
-
-
-def chat_line(index: int, **body: Any) -> dict[str, Any]:
-    message = {"role": "user", "content": f"What is {index} plus 7?"}
-    given = {"model": MODEL, "messages": [message], "temperature": 0, **body}
-    return {"custom_id": f"line-{index}", "method": "POST", "url": CHAT, "body": given}
-
-
-def upload(client: OpenAI, lines: list[dict[str, Any]]) -> str:
-    content = "\n".join(json.dumps(line) for line in lines).encode()
-    return client.files.create(file=("in.jsonl", content), purpose="batch").id
-
-
-def submit(client: OpenAI, lines: list[dict[str, Any]], **more: Any) -> Batch:
-    return client.batches.create(
-        input_file_id=upload(client, lines), endpoint=CHAT, completion_window="24h", **more
-    )
-
-
-def wait(client: OpenAI, batch: Batch, timeout_s: float = WAIT_S) -> Batch:
-    def over() -> Batch | None:
-        found = client.batches.retrieve(batch.id)
-        return found if found.status in OVER else None
-
-    found: Batch = eventually(over, f"{batch.id} is over", timeout_s)
-    return found
-
-
-def read(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    if file_id is None:
-        return []
-    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
 
 
 def test_lines_are_answered_as_requests_are(client: OpenAI) -> None:

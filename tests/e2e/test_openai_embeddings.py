@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 import rondo
+from tests.support.batches import read, upload
 from tests.support.cluster import Cluster, eventually
 
 MODEL = "rondo-tiny"
@@ -143,10 +143,8 @@ def test_lines_of_a_batch(client: OpenAI) -> None:
         }
         for index, text in enumerate(TEXTS)
     ]
-    content = "\n".join(json.dumps(line) for line in lines).encode()
-    source = client.files.create(file=("in.jsonl", content), purpose="batch").id
     batch = client.batches.create(
-        input_file_id=source, endpoint="/v1/embeddings", completion_window="24h"
+        input_file_id=upload(client, lines), endpoint="/v1/embeddings", completion_window="24h"
     )
 
     def completed() -> bool:
@@ -157,7 +155,7 @@ def test_lines_of_a_batch(client: OpenAI) -> None:
     eventually(completed, "the batch is complete", 60.0)
     output = client.batches.retrieve(batch.id).output_file_id
     assert output is not None
-    answers = [json.loads(line) for line in client.files.content(output).text.splitlines()]
+    answers = read(client, output)
     assert {one["custom_id"] for one in answers} == {f"line-{i}" for i in range(len(TEXTS))}
     for one in answers:
         text = TEXTS[int(one["custom_id"].rpartition("-")[2])]

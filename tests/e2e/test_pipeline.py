@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,10 +12,9 @@ import pytest
 from openai import OpenAI
 from openai.types import Batch
 
-from tests.support.cluster import Cluster, eventually, running
+from tests.support.batches import chat_body, chat_line, read, submit, wait
+from tests.support.cluster import Cluster, running
 
-MODEL = "rondo-tiny"
-OVER = ("completed", "failed", "cancelled", "expired")
 LONG = {"ignore_eos": True}
 SETTINGS = {
     "RONDO_PIPELINE_PARALLEL": "2",
@@ -38,36 +36,12 @@ def client(cluster: Cluster) -> OpenAI:
     return OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=4)
 
 
-def question(index: int, **more: Any) -> dict[str, Any]:
-    message = {"role": "user", "content": f"What is {index} plus 7?"}
-    return {"model": MODEL, "messages": [message], "temperature": 0, **more}
-
-
-def submit(client: OpenAI, bodies: list[dict[str, Any]]) -> Batch:
-    url = "/v1/chat/completions"
-    lines = [
-        {"custom_id": f"line-{index}", "method": "POST", "url": url, "body": body}
-        for index, body in enumerate(bodies)
-    ]
-    content = "\n".join(map(json.dumps, lines)).encode()
-    file = client.files.create(file=("in.jsonl", content), purpose="batch")
-    return client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-    )
-
-
 def texts(client: OpenAI, batch: Batch) -> dict[str, str]:
     """The answers by line, once all are there."""
-
-    def over() -> Batch | None:
-        found = client.batches.retrieve(batch.id)
-        return found if found.status in OVER else None
-
-    found: Batch = eventually(over, "the batch is over", 120.0)
-    failed = client.files.content(found.error_file_id).text if found.error_file_id else ""
-    assert (found.status, failed) == ("completed", "")
+    found = wait(client, batch)
+    assert (found.status, read(client, found.error_file_id)) == ("completed", [])
     assert found.output_file_id
-    rows = [json.loads(row) for row in client.files.content(found.output_file_id).text.splitlines()]
+    rows = read(client, found.output_file_id)
     answers = {
         row["custom_id"]: row["response"]["body"]["choices"][0]["message"]["content"]
         for row in rows
@@ -92,8 +66,8 @@ def stages(worker: int) -> list[int]:
 
 
 def test_lines_and_people_are_answered_alike(cluster: Cluster, client: OpenAI) -> None:
-    batch = submit(client, [question(index) for index in range(60)])
-    online = {index: ask(client, question(index)) for index in range(0, 60, 6)}
+    batch = submit(client, [chat_line(index) for index in range(60)])
+    online = {index: ask(client, chat_body(index)) for index in range(0, 60, 6)}
     answers = texts(client, batch)
     assert len(answers) == 60
     assert {f"line-{index}": text for index, text in online.items()}.items() <= answers.items()
@@ -106,13 +80,13 @@ def test_a_stage_that_dies_costs_no_line(cluster: Cluster, client: OpenAI) -> No
     victim = cluster.pid_of(instance["instance_id"])
     found = stages(victim)
     assert len(found) == 2
-    bodies = [question(index, max_tokens=200) for index in range(80)]
-    batch = submit(client, [{**body, **LONG} for body in bodies])
-    answer = client.chat.completions.create(**bodies[0], stream=True, extra_body=LONG)
+    batch = submit(client, [chat_line(index, max_tokens=200, **LONG) for index in range(80)])
+    first = chat_body(0, max_tokens=200)
+    answer = client.chat.completions.create(**first, stream=True, extra_body=LONG)
     pieces = [next(answer).choices[0].delta.content or "" for _ in range(3)]
     os.kill(found[1], signal.SIGKILL)
     pieces += [part.choices[0].delta.content or "" for part in answer if part.choices]
     answers = texts(client, batch)
     assert len(answers) == 80
-    assert "".join(pieces) == answers["line-0"] == ask(client, {**bodies[0], "extra_body": LONG})
+    assert "".join(pieces) == answers["line-0"] == ask(client, {**first, "extra_body": LONG})
     assert victim not in cluster.children(), "it has ended"

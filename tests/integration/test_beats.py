@@ -13,7 +13,7 @@ from rondo.wire import messages as m
 from tests.support.boss import Boss, boss_of
 from tests.support.collect import Collector, eventually
 from tests.support.faults import lossy
-from tests.support.services import MACRO, SLO, Stage, Tap, stage_on
+from tests.support.services import MACRO, Stage, Tap, stage_on, submit
 
 BEAT_S = 0.05
 
@@ -34,18 +34,6 @@ async def beating(stage: Stage, timeout_s: float = 4.0) -> tuple[Boss, Tap, Tap]
     await stage.worker()
     await beats.first(m.Beat, 2)
     return boss, beats, commands
-
-
-def submit(request_id: str) -> m.Submit:
-    return m.Submit(
-        request_id=request_id,
-        gateway_id="g0",
-        prompt_tokens=20,
-        max_tokens=8,
-        predicted_tokens=8,
-        slo=SLO,
-        age_s=0.0,
-    )
 
 
 async def admit(stage: Stage, request_id: str) -> None:

@@ -18,11 +18,11 @@ from tests.support.collect import Collector, eventually
 from tests.support.faults import behind_relay
 from tests.support.services import (
     MACRO,
-    SLO,
     Stage,
     expected_tokens,
     metric,
     steps_of,
+    submit,
 )
 
 SLOW = steps_of(5.0, 5.0)
@@ -71,24 +71,13 @@ async def never_two_owners(stage: Stage) -> AsyncIterator[set[str]]:
         assert isinstance(result, asyncio.CancelledError), result
 
 
-def submit(request_id: str) -> m.Submit:
-    return m.Submit(
-        request_id=request_id,
-        gateway_id="g0",
-        prompt_tokens=len(PROMPT),
-        max_tokens=200,
-        predicted_tokens=200,
-        slo=SLO,
-        age_s=0.0,
-    )
-
-
 async def admit(bus: Bus, request_id: str) -> m.Admitted:
     """Asks until an owner answers, as a gateway does."""
+    message = submit(request_id, prompt_tokens=len(PROMPT), max_tokens=200)
     async with asyncio.timeout(5):
         while True:
             try:
-                answer = await bus.request(subjects.submit(MACRO), submit(request_id), 1.0)
+                answer = await bus.request(subjects.submit(MACRO), message, 1.0)
             except (NoResponder, RequestTimeout):
                 await asyncio.sleep(0.01)
                 continue

@@ -19,28 +19,16 @@ from tests.support.faults import behind_relay, lossy
 from tests.support.services import (
     MACRO,
     MODEL,
-    SLO,
     SPEC,
     Stage,
     Tap,
     metric,
     stage_on,
     steps_of,
+    submit,
 )
 
 SLOW = steps_of(5.0, 5.0)
-
-
-def submit(request_id: str, *, prompt_tokens: int = 20, max_tokens: int = 8) -> m.Submit:
-    return m.Submit(
-        request_id=request_id,
-        gateway_id="g0",
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        predicted_tokens=max_tokens,
-        slo=SLO,
-        age_s=0.0,
-    )
 
 
 async def ask(bus: Bus, message: m.Message, timeout_s: float = 5.0) -> m.Message:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,17 @@ import pytest
 from rondo.policy.econoserve import INSTANCE_POLICY_NAMES
 from rondo.policy.instance import InstanceScheduler
 from rondo.wire import messages as m
-from rondo.wire.codec import pack_tokens
 from rondo_worker.engines.base import Engine
 from rondo_worker.engines.torch import TorchEngine
 from rondo_worker.instance_setup import check_instance_policy, make_instance_scheduler
 from rondo_worker.settings import WorkerSettings
-from tests.support.boss import Boss, boss_of
+from tests.support.boss import boss_of
 from tests.support.collect import eventually
 from tests.support.drive import answers
 from tests.support.engines import batch, model_folder
 from tests.support.models import VOCAB_SIZE
 from tests.support.services import (
     FAST,
-    GREEDY,
-    SLO,
     SPEC,
     Stage,
     expected_tokens,
@@ -40,22 +36,11 @@ ANSWER = 24
 SMALL_POOL = 36
 
 
-async def ask(
-    boss: Boss, name: str, prompt: Sequence[int], max_tokens: int, predicted: int
-) -> None:
-    """Sends a prompt with a prediction of its own; its answer has `max_tokens` tokens."""
-    run = m.Run(
-        request_id=name,
-        gateway_id="g0",
-        prompt=pack_tokens(prompt),
-        max_tokens=max_tokens,
-        predicted_tokens=predicted,
-        sampling=GREEDY,
-        slo=SLO,
-        age_s=0.0,
-        ignore_eos=True,
+def load(folder: Path, num_blocks: int) -> TorchEngine:
+    """The model with so much memory for KV."""
+    return TorchEngine.load(
+        folder, device="cpu", dtype="float32", block_size=4, num_blocks=num_blocks, num_threads=1
     )
-    await boss.ask(run)
 
 
 def scheduler_of(engine: Engine, policy: str) -> InstanceScheduler:
@@ -70,10 +55,7 @@ def scheduler_of(engine: Engine, policy: str) -> InstanceScheduler:
 @pytest.fixture(scope="module")
 def texts(model_folder: Path) -> dict[str, list[int]]:
     """What the model answers when it has all the memory it wants."""
-    engine = TorchEngine.load(
-        model_folder, device="cpu", dtype="float32", block_size=4, num_blocks=400, num_threads=1
-    )
-    return answers(engine, batch(12, ANSWER))
+    return answers(load(model_folder, 400), batch(12, ANSWER))
 
 
 @pytest.mark.parametrize("policy", INSTANCE_POLICY_NAMES)
@@ -81,20 +63,14 @@ async def test_texts_are_the_same_under_every_policy(
     policy: str, stage: Stage, model_folder: Path, texts: dict[str, list[int]]
 ) -> None:
     boss = await boss_of(stage)
-    engine = TorchEngine.load(
-        model_folder,
-        device="cpu",
-        dtype="float32",
-        block_size=4,
-        num_blocks=SMALL_POOL,
-        num_threads=1,
-    )
+    engine = load(model_folder, SMALL_POOL)
     assert engine.spec.vocab_size == VOCAB_SIZE
     worker = await stage.worker(engine=engine, scheduler=scheduler_of(engine, policy))
     wanted = batch(12, ANSWER)
     dice = random.Random(5)
     for item in wanted:
-        await ask(boss, item.request_id, item.prompt, ANSWER, dice.randint(2, ANSWER))
+        predicted = dice.randint(2, ANSWER)
+        await boss.prompt(item.request_id, ANSWER, tokens=item.prompt, predicted=predicted)
     await boss.grant(*texts)
     for name, text in texts.items():
         assert (await boss.end(name)).error is None
@@ -122,7 +98,8 @@ async def test_under_overload_nothing_is_lost_and_reports_say_what_is_promised(
         for index in range(80)
     }
     for name, (prompt, length) in asked.items():
-        await ask(boss, name, prompt, length, max(1, round(length * dice.uniform(0.2, 1.5))))
+        predicted = max(1, round(length * dice.uniform(0.2, 1.5)))
+        await boss.prompt(name, length, tokens=prompt, predicted=predicted)
     await boss.grant(*asked)
     gone = [f"r{index}" for index in range(0, 80, 10)]
     for name in gone:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ STATUS = "rondo.v1.status"
 RECORD = MacroRecord(
     macro_id="m", model="m", owner_id="o", epoch=1, beat=1, max_model_len=1, instance_ids=()
 )
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
-    made = ServerUnderTest(tmp_path / "nats")
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def test_connect_waits_for_a_server_and_says_where(

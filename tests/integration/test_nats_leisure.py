@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from rondo.bus.nats import NatsBus
 from rondo.bus.protocol import Incoming
@@ -16,14 +12,6 @@ from tests.support.collect import Collector, eventually
 from tests.support.nats import ServerUnderTest
 
 EVERY_S = 0.2
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerUnderTest]:
-    made = ServerUnderTest(tmp_path / "nats")
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def connected(server: ServerUnderTest, read_every_s: float = 0.0) -> NatsBus:

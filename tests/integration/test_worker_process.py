@@ -20,7 +20,7 @@ from rondo.wire import messages as m
 from tests.support.boss import Boss, boss_of
 from tests.support.cluster import FAST_PROFILE, clean_env
 from tests.support.collect import Collector
-from tests.support.services import SLO, Stage
+from tests.support.services import Stage, submit
 
 MODEL = "rondo-tiny"
 MACRO = subjects.macro_id_of(MODEL)
@@ -73,18 +73,10 @@ async def test_slow_is_told_from_stopped(stage: Stage, tmp_path: Path) -> None:
     await stage.coordinator(instance_timeout_s=1.6)
     async with worker_process(stage, tmp_path, prefill_ms=3500.0) as (process, boss, instances):
         bus = await stage.harness.bus("gateway")
-        submit = m.Submit(
-            request_id="r",
-            gateway_id="g0",
-            prompt_tokens=20,
-            max_tokens=400,
-            predicted_tokens=400,
-            slo=SLO,
-            age_s=0.0,
-        )
+        message = submit("r", max_tokens=400)
         macros = await stage.watch(subjects.MACROS_BUCKET)
         await macros.until(lambda items: any(_has_joined(update) for update in items))
-        assert isinstance(await bus.request(subjects.submit(MACRO), submit, 5.0), m.Admitted)
+        assert isinstance(await bus.request(subjects.submit(MACRO), message, 5.0), m.Admitted)
         await boss.prompt("r", 400)
         await boss.some("r", 1)  # a step of 3.5 s was no silence
         assert len(instances.items) == 1

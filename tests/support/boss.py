@@ -44,16 +44,18 @@ class Boss:
         max_tokens: int = 8,
         *,
         tokens: Sequence[int] = PROMPT,
+        predicted: int | None = None,
         gateway_id: str = "g0",
         data: bytes | None = None,
     ) -> None:
-        """Sends a prompt: `tokens`, or whatever `data` is."""
+        """Sends a prompt: `tokens`, or whatever `data` is; `predicted` tokens are expected of its
+        answer, as a rule all it may have."""
         run = m.Run(
             request_id=request_id,
             gateway_id=gateway_id,
             prompt=pack_tokens(tokens) if data is None else data,
             max_tokens=max_tokens,
-            predicted_tokens=max_tokens,
+            predicted_tokens=max_tokens if predicted is None else predicted,
             sampling=GREEDY,
             slo=SLO,
             age_s=0.0,

@@ -45,11 +45,11 @@ class EmulatedPipe(EmulatedEngine):
         plan, rows = self._flying.popleft()
         number = self._number - len(self._flying) - 1
         # A request that was removed meanwhile is computed for nobody.
-        same = [
-            self._sequences.find(item.request_id) is row
+        left = [
+            item
             for item, row in zip(plan.items, rows, strict=True)
+            if self._sequences.find(item.request_id) is row
         ]
-        left = [item for item, kept in zip(plan.items, same, strict=True) if kept]
         if not left:
             return StepDone(number)
         try:

@@ -72,6 +72,19 @@ def expected_tokens(prompt: Sequence[int], max_tokens: int, *, ignore_eos: bool)
     return answers(engine, [request("r", prompt, max_tokens, ignore_eos=ignore_eos)])["r"]
 
 
+def submit(request_id: str, *, prompt_tokens: int = 20, max_tokens: int = 8) -> m.Submit:
+    """What a gateway asks of a coordinator; every answer is expected to be as long as it may be."""
+    return m.Submit(
+        request_id=request_id,
+        gateway_id="g0",
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        predicted_tokens=max_tokens,
+        slo=SLO,
+        age_s=0.0,
+    )
+
+
 def metric(registry: CollectorRegistry, name: str, **labels: str) -> float:
     """A sample's value; 0 where there is none yet."""
     return registry.get_sample_value(name, labels) or 0.0
