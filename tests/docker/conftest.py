@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker.project import Project
+from tests.docker.project import BASE_IMAGES, Project, why_no_image
 
 #: Set by `make test-docker`: these tests build images, take minutes, and need a docker daemon.
 SWITCH = "RONDO_TEST_DOCKER"
+#: Name of the compose project, for whoever wants to be sure that nothing of it stays.
+NAME = "RONDO_TEST_PROJECT"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +28,9 @@ def _missing() -> str | None:
             subprocess.run(command, capture_output=True, check=True, timeout=60)
         except (OSError, subprocess.SubprocessError) as error:
             return f"docker is not available here: {error}"
+    for image in BASE_IMAGES:
+        if problem := why_no_image(image):
+            return f"{image} cannot be had here: {problem}"
     return None
 
 
@@ -34,8 +39,8 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
     """The cluster of deploy/compose as it is, healthy."""
     if reason := _missing():
         pytest.skip(reason)
-    project = Project(f"rondo-test-{os.getpid()}")
-    project.compose("build", "--quiet", timeout_s=1200)
+    project = Project(os.environ.get(NAME) or f"rondo-test-{os.getpid()}")
+    project.build()
     healthy = False
     try:
         project.up()
@@ -44,5 +49,5 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
     finally:
         if not healthy or request.session.testsfailed:
             print(f"logs: {project.save_logs()}")
-        project.compose("--profile", "*", "down", "--volumes", "--timeout", "5")
+        project.compose("--profile", "*", "down", "--volumes", "--timeout", "0")
     assert project.leftovers() == []

@@ -14,6 +14,7 @@ import aiohttp
 from tests.docker.project import MODEL
 
 NUM_CLIENTS = 6
+NUM_QUESTIONS = 8
 TIMEOUT_S = 120.0
 
 
@@ -88,9 +89,9 @@ class Load:
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         )
-        for index in range(8):
-            text = f"question {index}"
-            self._known[text] = await ask(self._session, self._url, text, self._max_tokens)
+        texts = [f"question {index}" for index in range(NUM_QUESTIONS)]
+        asked = (ask(self._session, self._url, text, self._max_tokens) for text in texts)
+        self._known = dict(zip(texts, await asyncio.gather(*asked), strict=True))
         self._tasks = [asyncio.create_task(self._client(i)) for i in range(self._num_clients)]
         return self
 

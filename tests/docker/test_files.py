@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from rondo.service.settings import variable
 from rondo_coordinator.settings import CoordinatorSettings
 from rondo_gateway.settings import GatewaySettings
 from rondo_worker.settings import WorkerSettings
+from tests.docker.project import BASE_IMAGES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
 COMPOSE = (FOLDER / "compose.yaml").read_text()
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LONG_RUNNING = sorted(SERVICES.keys() - {"secrets"})
+DOCKERFILES = [*ROOT.glob("services/*/Dockerfile"), *FOLDER.glob("*/Dockerfile")]
 
 
 def names_of(*settings: type[msgspec.Struct]) -> set[str]:
@@ -65,9 +70,8 @@ def test_no_service_may_more_than_it_must() -> None:
 
 
 def test_images_run_as_nobody_in_particular_and_in_exec_form() -> None:
-    dockerfiles = [*ROOT.glob("services/*/Dockerfile"), *FOLDER.glob("*/Dockerfile")]
-    assert len(dockerfiles) == 5
-    for path in dockerfiles:
+    assert len(DOCKERFILES) == 5
+    for path in DOCKERFILES:
         text = path.read_text()
         final = text.rpartition("\nFROM ")[2]
         assert "USER 10001:10001" in final, path
@@ -76,3 +80,66 @@ def test_images_run_as_nobody_in_particular_and_in_exec_form() -> None:
             assert all(line.startswith("[") for line in lines), (path, keyword)
         assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE), path
         assert "org.opencontainers.image.title" in text, path
+
+
+def test_what_images_start_from_is_known() -> None:
+    started_from = {
+        match
+        for path in DOCKERFILES
+        for match in re.findall(r"^ARG PYTHON_IMAGE=(.*)$", path.read_text(), re.MULTILINE)
+    }
+    as_they_are = {
+        spec["image"]
+        for spec in SERVICES.values()
+        if "build" not in spec and "monitoring" not in spec.get("profiles", [])
+    }
+    assert started_from | as_they_are == set(BASE_IMAGES)
+
+
+def test_stages_that_are_built_once_are_the_same_everywhere() -> None:
+    """Else each image would have its own: minutes of building, and layers that nobody shares."""
+    shared = {}
+    for path in ROOT.glob("services/*/Dockerfile"):
+        stages = re.split(r"^(?=FROM )", path.read_text(), flags=re.MULTILINE)
+        instructions = [re.sub(r"^#.*\n|^\n", "", stage, flags=re.MULTILINE) for stage in stages]
+        shared[path] = [text for text in instructions if " AS shared-" in text]
+        assert len(shared[path]) == 2, path
+    assert len({tuple(stages) for stages in shared.values()}) == 1
+
+
+def _requirements(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", ROOT / "deploy" / "images" / "requirements.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "some", "none_of"),
+    [
+        ("shared", {"msgspec", "nats-py"}, {"numpy"}),
+        ("services/coordinator", {"msgspec", "nats-py"}, {"fastapi"}),
+        ("services/gateway", {"fastapi", "msgspec"}, {"numpy", "torch"}),
+        ("services/gateway[lengths]", {"fastapi", "msgspec", "numpy", "safetensors"}, {"torch"}),
+        ("services/worker", {"msgspec"}, {"numpy", "torch", "vllm"}),
+        ("services/worker[torch]", {"msgspec", "numpy", "torch"}, {"vllm"}),
+    ],
+)
+def test_images_get_what_a_project_needs_from_others(
+    argument: str, some: set[str], none_of: set[str]
+) -> None:
+    names = {re.split(r"[=<>\[]", line)[0] for line in _requirements(argument).stdout.split()}
+    assert names >= some
+    assert not names & none_of
+    assert not any(name.startswith("rondo") for name in names)
+
+
+def test_an_extra_that_is_not_there_is_named() -> None:
+    done = _requirements("services/worker[tea]")
+    assert done.returncode == 1
+    assert "services/worker has no extra 'tea'" in done.stderr
+    assert "not FOLDER[EXTRA,...]: a]b" in _requirements("a]b").stderr
