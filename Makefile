@@ -76,7 +76,7 @@ test: install-dev ## Run every test: unit, property, contract, integration, end 
 	$(PYTEST)
 
 test-docker: install-dev ## Build the images, and test the cluster of deploy/compose (needs docker).
-	RONDO_TEST_DOCKER=1 $(PYTEST) tests/docker
+	RONDO_TEST_DOCKER=1 $(PYTEST) tests/docker --durations=5
 
 # vLLM's own deprecations are no errors here, and its first import takes long.
 test-vllm: install-vllm ## The contract suite and more against vLLM, in its own venv.

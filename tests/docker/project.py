@@ -132,7 +132,9 @@ class Project:
 
     def metrics(self, container: str) -> dict[str, float]:
         """What a program of ours shows Prometheus: values by name and labels."""
-        with urllib.request.urlopen(f"http://{self.address(container)}:8000/metrics") as response:
+        with urllib.request.urlopen(
+            f"http://{self.address(container)}:8000/metrics", timeout=10
+        ) as response:
             lines = response.read().decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}

@@ -44,7 +44,7 @@ class Machine:
 
     def start_daemon(self) -> str:
         """Commands that leave a `dockerd` running."""
-        shutil.copy("/bin/sleep", self.bin / "dockerd")
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", self.bin / "dockerd")
         started = f"setsid dockerd 60 >/dev/null 2>&1 &\necho $! > '{self.pidfile}'\n"
         return started + 'until [ "$(cat /proc/$!/comm)" = dockerd ]; do sleep 0.01; done\n'
 

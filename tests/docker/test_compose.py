@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 #: On a machine that has nothing else to do.
 HEALTHY_WITHIN_S = 90.0
+LARGEST_IMAGE_BYTES = 250e6
 SERVICES = ("nats", "coordinator", "gateway", "worker", "proxy")
 
 
@@ -49,6 +50,14 @@ def test_it_is_healthy_in_time(project: Project) -> None:
         "worker": 4,
         "proxy": 1,
     }
+
+
+def test_images_are_small(project: Project) -> None:
+    for service in ("coordinator", "gateway", "worker", "proxy"):
+        image = project.inspect(project.containers(service)[0])["Image"]
+        size_bytes = int(docker("image", "inspect", "--format", "{{.Size}}", image))
+        print(f"{service}: {size_bytes / 1e6:.0f} MB")
+        assert size_bytes < LARGEST_IMAGE_BYTES, service
 
 
 def test_containers_may_do_little(project: Project) -> None:
