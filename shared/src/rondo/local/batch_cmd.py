@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ class _FirstLine(msgspec.Struct):
 def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
     """Adds the command."""
     batch = commands.add_parser("batch", parents=[common], help="answer a file of requests")
-    batch.add_argument("input", type=Path, help="JSONL, as for OpenAI's batches")
-    batch.add_argument("output", type=Path, help="where the answers go, as JSONL")
+    batch.add_argument("input", type=Path, metavar="INPUT", help="JSONL, as for OpenAI's batches")
+    batch.add_argument("output", type=Path, metavar="OUTPUT", help="where the answers go, as JSONL")
     batch.add_argument(
         "--errors", type=Path, metavar="FILE", help="where lines go that failed (OUTPUT.errors)"
     )
@@ -43,7 +44,10 @@ def add_parser(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command: 0 when every line was answered, 1 when not, 130 after Ctrl-C."""
+    _check_folders(args)
     url = args.url or rd.read_state(args.run_dir).api_url
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError("--url", f"{url!r} does not begin with http:// or https://")
     try:
         return asyncio.run(_run(args, url.removesuffix("/").removesuffix("/v1")))
     except KeyboardInterrupt:
@@ -78,15 +82,25 @@ async def _begin(api: _Api, args: argparse.Namespace) -> str:
     return str((await api.call("POST", "/v1/batches", json=body))["id"])
 
 
+def _check_folders(args: argparse.Namespace) -> None:
+    """Answers that take hours must have a place to go to."""
+    for name, path in (("OUTPUT", args.output), ("--errors", args.errors)):
+        if path and (path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK)):
+            raise ConfigError(name, f"{path} cannot be written")
+
+
 def _endpoint(path: Path) -> str:
     """The URL of the first line; a batch has one for all."""
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.readline(), type=_FirstLine).url
+            first = file.readline()
+        if not first:
+            raise ConfigError("INPUT", f"{path} is empty")
+        return msgspec.json.decode(first, type=_FirstLine).url
     except OSError as error:
-        raise ConfigError("input", f"{path}: {error.strerror}") from error
+        raise ConfigError("INPUT", f"{path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("input", f"{path}, line 1: {error}") from error
+        raise ConfigError("INPUT", f"{path}, line 1: {error}") from error
 
 
 async def _follow(api: _Api, batch_id: str) -> dict[str, Any]:

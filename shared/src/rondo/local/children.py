@@ -68,10 +68,12 @@ class Child:
         self.name = name
         self.port = 0
         self.ready = False
+        self.problem = ""  # why it is not ready, in its own words
         self._module = f"rondo_{kind}"
         self._fds = tuple(fds)
         self._can_overlap = can_overlap
         self._log_file = run_dir / f"{name}.log"
+        self._log_begin = 0  # where the log of this process begins
         self._state_file = run_dir / f"{name}.port"
         self._env = {**os.environ, **env, "RONDO_STATE_FILE": str(self._state_file)}
         self._process: asyncio.subprocess.Process | None = None
@@ -87,9 +89,10 @@ class Child:
 
     async def start(self) -> None:
         """Starts the process."""
-        self.ready = False
+        self.ready, self.problem = False, "is starting"
         self._state_file.unlink(missing_ok=True)
         with self._log_file.open("ab") as output:
+            self._log_begin = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -168,10 +171,12 @@ class Child:
         self._old = None
 
     def log_tail(self) -> str:
-        """The last lines of the log."""
+        """The last lines that this process has logged."""
         if not self._log_file.exists():
             return ""
-        lines = self._log_file.read_text(errors="replace").splitlines()
+        with self._log_file.open("rb") as log_file:
+            log_file.seek(self._log_begin)
+            lines = log_file.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
     async def _end(
@@ -196,6 +201,7 @@ class Child:
         try:
             self.port = msgspec.json.decode(self._state_file.read_bytes())["port"]
             async with session.get(f"http://127.0.0.1:{self.port}/readyz") as response:
+                self.problem = (await response.json()).get("problem", "")
                 return response.status == 200
         except (FileNotFoundError, aiohttp.ClientError, TimeoutError):
             return False

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import aiohttp
 import msgspec
 
 from rondo.errors import ConfigError, RondoError
-from rondo.local import batch_cmd, keys_cmd, restart_cmd, scale_cmd, secrets_cmd
+from rondo.local import arguments, batch_cmd, keys_cmd, restart_cmd, scale_cmd, secrets_cmd
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.control import list_programs
 from rondo.local.launcher import LocalCluster
-from rondo.local.programs import UpOptions
+from rondo.local.programs import READY_TIMEOUT_S, UpOptions
 from rondo.local.status import as_json, as_table, cluster_status, follow_events
 from rondo.service import logs
 
@@ -46,11 +47,17 @@ def main() -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"rondo: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rondo", description="Run a Rondo cluster locally.")
+    parser.add_argument("--version", action="version", version=f"rondo {version('rondo')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -77,25 +84,42 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_up(commands: Any, common: argparse.ArgumentParser) -> None:
     up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
-    up.add_argument("--engine", choices=["torch", "pipeline", "vllm", "emulated"], default="torch")
-    up.add_argument("--workers", type=_count, default=2, metavar="N")
     up.add_argument(
-        "--coordinators", type=_count, default=2, metavar="N", help="all but one stand by (2)"
+        "--engine",
+        choices=["torch", "pipeline", "vllm", "emulated"],
+        default="torch",
+        help="what computes; emulated needs no GPU and answers with made-up text (torch)",
     )
     up.add_argument(
-        "--gateways", type=_count, default=1, metavar="N", help="they share the API's port (1)"
+        "--model", metavar="PATH", help="Hugging Face folder, or name in its cache (rondo-tiny)"
     )
+    up.add_argument("--model-name", metavar="NAME", help="name clients use (the model's own)")
+    count = arguments.count
+    up.add_argument("--workers", type=count, default=2, metavar="N", help="one engine each (2)")
     up.add_argument(
         "--scale",
-        type=_bounds,
+        type=arguments.bounds,
         metavar="MIN:MAX",
         help="let the number of workers follow the load within these bounds",
     )
-    up.add_argument("--model", metavar="PATH", help="Hugging Face folder (default: rondo-tiny)")
-    up.add_argument("--model-name", metavar="NAME", help="name clients use (default: the folder's)")
-    up.add_argument("--port", type=_port, default=8000, metavar="P", help="0 takes a free one")
+    up.add_argument(
+        "--coordinators", type=count, default=2, metavar="N", help="all but one stand by (2)"
+    )
+    up.add_argument(
+        "--gateways", type=count, default=1, metavar="N", help="they share the API's port (1)"
+    )
+    up.add_argument(
+        "--port", type=arguments.port, default=8000, metavar="P", help="0 takes a free one (8000)"
+    )
     up.add_argument("--profile", help="latency profile of the emulated engine: name or JSON file")
     up.add_argument("--ask", metavar="TEXT", help="ask this when ready")
+    up.add_argument(
+        "--ready-timeout",
+        type=arguments.whole(1),
+        default=READY_TIMEOUT_S,
+        metavar="S",
+        help=f"how long models may take to load ({READY_TIMEOUT_S})",
+    )
     up.set_defaults(run=_up)
 
 
@@ -114,6 +138,7 @@ def _up(args: argparse.Namespace) -> int:
         scale=args.scale,
         coordinators=args.coordinators,
         gateways=args.gateways,
+        ready_timeout_s=args.ready_timeout,
     )
     asyncio.run(_until_signal(LocalCluster(options).run))
     return 0
@@ -162,28 +187,6 @@ async def _until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> Non
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     await work(stop)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError("must be from 1 to 1024")
-    return value
-
-
-def _bounds(text: str) -> tuple[int, int]:
-    least, _, most = text.partition(":")
-    bounds = _count(least), _count(most)
-    if bounds[0] > bounds[1]:
-        raise argparse.ArgumentTypeError("the first must not be above the second")
-    return bounds
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError("must be from 0 to 65535")
-    return value
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rondo.errors import ConfigError
+from rondo.local.arguments import whole
 from rondo.service.api_keys import SCOPES, ApiKey, changing_keys, digest, new_key, read_keys
 
 FILE_VARIABLE = "RONDO_KEYS"
@@ -32,12 +33,12 @@ def add_parser(commands: Any) -> None:
     new.add_argument(
         "--scope", action="append", choices=SCOPES, help="inference (the default), admin, or both"
     )
-    new.add_argument("--days", type=_positive, metavar="N", help="it expires after so many days")
-    new.add_argument("--requests-per-minute", type=_positive, metavar="N")
+    new.add_argument("--days", type=whole(1), metavar="N", help="it expires after so many days")
+    new.add_argument("--requests-per-minute", type=whole(1), metavar="N")
     new.add_argument(
-        "--tokens-per-minute", type=_positive, metavar="N", help="of prompts and answers"
+        "--tokens-per-minute", type=whole(1), metavar="N", help="of prompts and answers"
     )
-    new.add_argument("--concurrent-requests", type=_positive, metavar="N")
+    new.add_argument("--concurrent-requests", type=whole(1), metavar="N")
     new.set_defaults(run=_new)
     listing = actions.add_parser("list", parents=[common], help="list the keys of a file")
     listing.set_defaults(run=_list)
@@ -109,10 +110,3 @@ def _row(key: ApiKey) -> tuple[str, ...]:
         *("-" if limit is None else str(limit) for limit in limits),
         f"{key.created_at:%Y-%m-%d}" if key.created_at else "-",
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

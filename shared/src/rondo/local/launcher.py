@@ -32,14 +32,14 @@ from rondo.local.control import (
     Restart,
 )
 from rondo.local.instances import LocalInstances
-from rondo.local.model_folder import find_model
+from rondo.local.model_folder import find_model, model_name
 from rondo.local.nats_server import NatsServer
 from rondo.local.programs import HOST, Programs, UpOptions, listen
 from rondo.local.rolling import choose, restart
 from rondo.local.status import connect
+from rondo.perf.profile import load_profile
 from rondo.scaling.agent import ScalingAgent
 
-READY_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 8.0
 BUS_RESTART_PAUSE_S = 1.0
 
@@ -50,7 +50,8 @@ class LocalCluster:
     def __init__(self, options: UpOptions) -> None:
         self._options = options
         self._model = find_model(options.model, weights=options.engine != "emulated")
-        self._name = options.model_name or self._model.name
+        self._name = options.model_name or model_name(options.model)
+        _check_profile(options.profile)
         self._fixed: list[Child] = []  # all but the workers
         self._workers: LocalInstances | None = None
         self._control = ControlServer(options.run_dir, self._obey)
@@ -132,10 +133,11 @@ class LocalCluster:
 
             tasks = [asyncio.create_task(wait(child)) for child in children]
             try:
-                async with asyncio.timeout(READY_TIMEOUT_S):
+                async with asyncio.timeout(self._options.ready_timeout_s):
                     await asyncio.gather(*tasks)
             except TimeoutError:
-                raise ConfigError("rondo up", f"not ready in {READY_TIMEOUT_S:g} s") from None
+                late = "; ".join(f"{one.name}: {one.problem}" for one in children if not one.ready)
+                raise ConfigError("--ready-timeout", f"is over. {late}") from None
             finally:
                 for task in tasks:
                     task.cancel()
@@ -146,6 +148,7 @@ class LocalCluster:
         if self._nats_url:
             shown = ",".join(map(without_credentials, parse_servers(self._nats_url)))
             self._progress(f"bus: using {shown}")
+            await (await connect(self._nats_url)).close()  # or nobody would say why nothing starts
             return
         if TlsFiles.from_env(os.environ):
             raise ConfigError(f"{CA}, {CERT}, {KEY}", "NATS_URL is not set; our own bus has no TLS")
@@ -222,6 +225,15 @@ def _program(child: Child) -> Program:
     return Program(
         name=child.name, kind=child.kind, pid=child.pid, port=child.port, ready=child.ready
     )
+
+
+def _check_profile(profile: str | None) -> None:
+    """Says what is wrong with it before anything is started."""
+    try:
+        if profile:
+            load_profile(profile)
+    except ConfigError as error:
+        raise ConfigError("--profile", error.problem) from error
 
 
 def _refuse_second(run_dir: Path) -> None:

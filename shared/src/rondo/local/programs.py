@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rondo.bus.permissions import COORDINATOR, GATEWAY, WORKER, user_of
-from rondo.bus.subjects import check_id
+from rondo.bus.subjects import macro_id_of
 from rondo.local.children import Child
 from rondo.service.sockets import bound
 
 #: Connections that wait for a gateway; the kernel may allow fewer.
 BACKLOG = 2048
 HOST = "127.0.0.1"
+READY_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class UpOptions:
     scale: tuple[int, int] | None = None
     coordinators: int = 2
     gateways: int = 1
+    ready_timeout_s: float = READY_TIMEOUT_S
 
 
 def listen(port: int) -> socket.socket:
@@ -99,7 +101,7 @@ class Programs:
 
     def instance_id(self, index: int) -> str:
         """What the instance of a worker is called."""
-        return check_id(f"{self._model.name[:40]}-{index}".replace(".", "-"))
+        return f"{macro_id_of(self._model_name)[:40]}-{index}"
 
     def worker(self, index: int) -> Child:
         """One worker, not started."""

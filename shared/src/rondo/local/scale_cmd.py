@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rondo.bus.tasks import end_task
-from rondo.errors import ConfigError, RondoError
+from rondo.errors import RondoError
+from rondo.local.arguments import whole
 from rondo.local.status import connect
 from rondo.scaling.agent import ScalingAgent
 from rondo.scaling.compose import ComposeInstances, ComposeProject
@@ -34,11 +35,9 @@ def add_parser(commands: Any, until_signal: UntilSignal) -> None:
     )
     scale.add_argument("--service", default="worker", help="the service that is scaled")
     scale.add_argument("--model", required=True, metavar="NAME", help="name clients use")
-    scale.add_argument("--most", type=int, required=True, metavar="N", help="never run more")
+    scale.add_argument("--most", type=whole(1), required=True, metavar="N", help="never run more")
 
     def run(args: argparse.Namespace) -> int:
-        if args.most < 1:
-            raise ConfigError("--most", "must be at least 1")
         logs.setup("INFO")
         asyncio.run(until_signal(lambda stop: scale_until(args, stop)))
         return 0

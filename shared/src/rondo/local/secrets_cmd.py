@@ -10,6 +10,7 @@ import msgspec
 
 from rondo.bus.permissions import COORDINATOR, GATEWAY, OPERATOR, ROLES, WORKER, user_of
 from rondo.errors import ConfigError
+from rondo.local.arguments import whole
 from rondo.local.bus_secrets import BusSecrets
 
 MAX_WORKERS = 1024
@@ -39,7 +40,11 @@ def add_parser(commands: Any) -> None:
         help="print Secrets for the Helm chart, for `kubectl apply --filename -`",
     )
     parser.add_argument(
-        "--workers", type=int, default=16, metavar="N", help="of the chart, at most (16)"
+        "--workers",
+        type=whole(1, MAX_WORKERS),
+        default=16,
+        metavar="N",
+        help="of the chart, at most (16)",
     )
     parser.set_defaults(run=run)
 
@@ -82,8 +87,6 @@ def _manifests(store: BusSecrets, args: argparse.Namespace) -> str:
     That of the workers has a key for each of them, the pod's name; a pod mounts its own alone.
     """
     release = args.kubernetes
-    if not 1 <= args.workers <= MAX_WORKERS:
-        raise ConfigError("--workers", f"must be from 1 to {MAX_WORKERS}")
     hosts = args.host or [f"{release}-nats-{i}.{release}-nats" for i in range(3)]
     instances = [f"{release}-worker-{number}" for number in range(args.workers)]
     users = [GATEWAY, COORDINATOR, OPERATOR, *(_worker(name) for name in instances)]
