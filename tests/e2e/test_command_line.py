@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.cluster import RONDO, Cluster, clean_env, running
@@ -137,6 +138,30 @@ def test_a_model_nobody_supports_ends_the_start_with_its_name(tmp_path: Path) ->
     result = up("--run-dir", str(tmp_path / "run"), "--model", str(model), "--port", "0")
     assert result.returncode == 1
     assert "ended with exit code 2" in result.stderr
+
+
+def test_an_open_address_wants_keys(tmp_path: Path) -> None:
+    options = ("--run-dir", str(tmp_path), "--engine", "emulated", "--port", "0")
+    result = up(*options, "--host", "0.0.0.0")
+    assert result.returncode == 1
+    assert "RONDO_KEYS: is not set, but others can reach 0.0.0.0" in result.stderr
+    result = up(*options, "--host", "192.0.2.1")
+    assert result.returncode == 2
+    assert "--host: cannot listen on 192.0.2.1:0" in result.stderr
+
+
+def test_others_come_in_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = str(tmp_path / "keys.json")
+    made = [RONDO, "keys", "new", "me", "--file", keys]
+    key = subprocess.run(made, capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    options = ("--engine", "emulated", "--workers", "1", "--host", "0.0.0.0")
+    with running(tmp_path, *options, RONDO_KEYS=keys) as cluster:
+        assert cluster.url.startswith("http://127.0.0.1:")
+        assert httpx.get(f"{cluster.url}/v1/models").status_code == 401
+        allowed = {"authorization": f"Bearer {key}", "host": "rondo.example"}
+        assert httpx.get(f"{cluster.url}/v1/models", headers=allowed).status_code == 200
+        assert "tokens/s" in cluster.cli("ask", "Hello!").stdout
 
 
 def test_a_taken_port_and_a_bad_setting_are_named(tmp_path: Path) -> None:

@@ -11,18 +11,15 @@ import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from rondo.errors import ConfigError, RondoError
-from rondo.local import arguments, batch_cmd, keys_cmd, restart_cmd, scale_cmd, secrets_cmd
+from rondo.local import batch_cmd, keys_cmd, restart_cmd, scale_cmd, secrets_cmd, up_cmd
 from rondo.local import run_dir as rd
 from rondo.local.ask import ask
 from rondo.local.control import list_programs
-from rondo.local.launcher import LocalCluster
-from rondo.local.programs import READY_TIMEOUT_S, UpOptions
 from rondo.local.status import as_json, as_table, cluster_status, follow_events
 from rondo.service import logs
 
@@ -63,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--run-dir", type=Path, default=Path(rd.DEFAULT), help=f"run folder (default {rd.DEFAULT})"
     )
-    _add_up(commands, common)
+    up_cmd.add_parser(commands, common, _until_signal)
     status = commands.add_parser("status", parents=[common], help="show every instance")
     status.add_argument("--json", action="store_true", help="for programs")
     status.set_defaults(run=_status)
@@ -80,68 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     keys_cmd.add_parser(commands)
     secrets_cmd.add_parser(commands)
     return parser
-
-
-def _add_up(commands: Any, common: argparse.ArgumentParser) -> None:
-    up = commands.add_parser("up", parents=[common], help="start a cluster, stay in foreground")
-    up.add_argument(
-        "--engine",
-        choices=["torch", "pipeline", "vllm", "emulated"],
-        default="torch",
-        help="what computes; emulated needs no GPU and answers with made-up text (torch)",
-    )
-    up.add_argument(
-        "--model", metavar="PATH", help="Hugging Face folder, or name in its cache (rondo-tiny)"
-    )
-    up.add_argument("--model-name", metavar="NAME", help="name clients use (the model's own)")
-    count = arguments.count
-    up.add_argument("--workers", type=count, default=2, metavar="N", help="one engine each (2)")
-    up.add_argument(
-        "--scale",
-        type=arguments.bounds,
-        metavar="MIN:MAX",
-        help="let the number of workers follow the load within these bounds",
-    )
-    up.add_argument(
-        "--coordinators", type=count, default=2, metavar="N", help="all but one stand by (2)"
-    )
-    up.add_argument(
-        "--gateways", type=count, default=1, metavar="N", help="they share the API's port (1)"
-    )
-    up.add_argument(
-        "--port", type=arguments.port, default=8000, metavar="P", help="0 takes a free one (8000)"
-    )
-    up.add_argument("--profile", help="latency profile of the emulated engine: name or JSON file")
-    up.add_argument("--ask", metavar="TEXT", help="ask this when ready")
-    up.add_argument(
-        "--ready-timeout",
-        type=arguments.whole(1),
-        default=READY_TIMEOUT_S,
-        metavar="S",
-        help=f"how long models may take to load ({READY_TIMEOUT_S})",
-    )
-    up.set_defaults(run=_up)
-
-
-def _up(args: argparse.Namespace) -> int:
-    if os.environ.get("RONDO_HTTP_TLS_CERT"):
-        raise ConfigError("RONDO_HTTP_TLS_CERT", "a cluster of `rondo up` is reached without TLS")
-    options = UpOptions(
-        engine=args.engine,
-        workers=args.workers,
-        model=args.model,
-        model_name=args.model_name,
-        port=args.port,
-        run_dir=args.run_dir,
-        profile=args.profile,
-        question=args.ask,
-        scale=args.scale,
-        coordinators=args.coordinators,
-        gateways=args.gateways,
-        ready_timeout_s=args.ready_timeout,
-    )
-    asyncio.run(_until_signal(LocalCluster(options).run))
-    return 0
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -41,6 +41,8 @@ from rondo.perf.profile import load_profile
 from rondo.scaling.agent import ScalingAgent
 
 STOP_TIMEOUT_S = 8.0
+#: Every address of this machine.
+ANY_HOST = "0.0.0.0"
 BUS_RESTART_PAUSE_S = 1.0
 
 
@@ -66,11 +68,12 @@ class LocalCluster:
         options = self._options
         options.run_dir.mkdir(parents=True, exist_ok=True)
         _refuse_second(options.run_dir)
-        listener = listen(options.port)
+        listener = listen(options.host, options.port)
         try:
             if not await self._start(listener, stop):
                 return
-            api_url = f"http://{HOST}:{listener.getsockname()[1]}"
+            host, port = listener.getsockname()
+            api_url = f"http://{HOST if host == ANY_HOST else host}:{port}"
             state = rd.ClusterState(
                 pid=os.getpid(), api_url=api_url, nats_url=self._nats_url, model=self._name
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 from rondo.bus.permissions import COORDINATOR, GATEWAY, WORKER, user_of
 from rondo.bus.subjects import macro_id_of
 from rondo.local.children import Child
+from rondo.local.devices import VISIBLE, cuda_devices, devices_needed, devices_of
 from rondo.service.sockets import bound
 
 #: Connections that wait for a gateway; the kernel may allow fewer.
@@ -34,16 +35,17 @@ class UpOptions:
     scale: tuple[int, int] | None = None
     coordinators: int = 2
     gateways: int = 1
+    host: str = HOST
     ready_timeout_s: float = READY_TIMEOUT_S
 
 
-def listen(port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """The socket of the API. The launcher holds it, so connections wait while gateways change.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the address is not ours.
     """
-    return bound(HOST, port, "--port", BACKLOG)
+    return bound(host, port, "--port" if host == HOST else "--host", BACKLOG)
 
 
 class Programs:
@@ -69,6 +71,8 @@ class Programs:
         self._model_name = model_name
         self._listener = listener
         self._bus_url = bus_url
+        self._devices_needed = devices_needed(options.engine, os.environ)
+        self._devices = cuda_devices(os.environ) if self._devices_needed else []
 
     def fixed(self) -> list[Child]:
         """All but the workers, in the order in which they are started, and restarted."""
@@ -119,6 +123,8 @@ class Programs:
             env["RONDO_THREADS"] = os.environ.get("RONDO_THREADS", str(threads))
             # Threads of several workers that spin while they wait take the cores from each other.
             env["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "passive")
+        if own := devices_of(index, self._devices, self._devices_needed):
+            env[VISIBLE] = own
         if options.profile:
             env["RONDO_PROFILE"] = options.profile
         # Its instance id, and its memory, are free only when it has ended.
