@@ -75,7 +75,11 @@ class LocalCluster:
             host, port = listener.getsockname()
             api_url = f"http://{HOST if host == ANY_HOST else host}:{port}"
             state = rd.ClusterState(
-                pid=os.getpid(), api_url=api_url, nats_url=self._nats_url, model=self._name
+                pid=os.getpid(),
+                began=rd.began(os.getpid()),
+                api_url=api_url,
+                nats_url=self._nats_url,
+                model=self._name,
             )
             rd.write_state(options.run_dir, state)
             for child in self._children():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,14 @@ _STATE = "cluster.json"
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running local cluster can be found."""
+    """Where a running local cluster can be found.
+
+    `began` tells its process from a later one with the same id: a launcher that was killed leaves
+    its state behind, and nobody else is to be taken, or ended, for it.
+    """
 
     pid: int
+    began: str
     api_url: str
     nats_url: str
     model: str
@@ -44,25 +48,25 @@ def read_state(run_dir: Path) -> ClusterState:
     try:
         state = msgspec.json.decode((run_dir / _STATE).read_bytes(), type=ClusterState)
     except FileNotFoundError:
-        raise ConfigError("--run-dir", f"no cluster runs from {run_dir}") from None
+        problem = f"no cluster runs from {run_dir}; `rondo up` starts one"
+        raise ConfigError("--run-dir", problem) from None
     except msgspec.DecodeError as error:
         raise ConfigError("--run-dir", f"{run_dir / _STATE} is damaged: {error}") from error
-    if not is_alive(state.pid):
+    if began(state.pid) != state.began:
         raise ConfigError("--run-dir", f"the cluster of {run_dir} (pid {state.pid}) is gone")
     return state
 
 
 def is_running(run_dir: Path, state: ClusterState) -> bool:
     """Whether the launcher has not finished stopping."""
-    return (run_dir / _STATE).exists() and is_alive(state.pid)
+    return (run_dir / _STATE).exists() and began(state.pid) == state.began
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process exists."""
+def began(pid: int) -> str:
+    """When a process began, in the kernel's words; empty when there is none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else f"{fields[19]} of {boot}"
