@@ -19,6 +19,20 @@ from tests.support.services import FAST, MACRO, Stage, stage_on, steps_of
 pytestmark = pytest.mark.timeout(240)
 
 WAIT_MS = 30_000
+MEASURED_S = 6
+#: CPU time of the page's thread a frame, of the 16.7 ms that there are.
+MOST_MS = 8.0
+#: From now on: how often lanes are painted, and steps taken.
+COUNT_PAINTS = """() => {
+  Object.assign(globalThis, { painted: 0, steps: 0 });
+  const { clearRect } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.clearRect = function (...area) {
+    if (this.canvas === rondo.rhythm.picture.moving) painted++;
+    clearRect.apply(this, area);
+  };
+  rondo.store.addEventListener("past", () => steps++);
+  rondo.rhythm.frames.length = 0;
+}"""
 
 
 @pytest.fixture
@@ -39,6 +53,13 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 async def live(page: Page) -> None:
     await expect(page.locator("#link")).to_have_text("Live", timeout=WAIT_MS)
+
+
+async def holds(page: Page, expression: str) -> None:
+    """Returns once it is so. (Playwright's own way is closed by the page's security policy.)"""
+    async with asyncio.timeout(WAIT_MS / 1000):
+        while not await page.evaluate(expression):  # noqa: ASYNC110 - the page has no event for it
+            await asyncio.sleep(0.02)
 
 
 def lanes_of(page: Page) -> Locator:
@@ -152,10 +173,51 @@ async def test_it_comes_back_by_itself(bus: Bus) -> None:
     await cluster.stop()
 
 
-async def test_a_thousand_lanes_move_without_stutter(bus: Bus) -> None:
-    """Only what is visible exists, and a frame costs the page's thread less than its 16 ms.
+#: What is painted where prefills begin, by the data: [lane, pixel before, pixel behind].
+EDGES = """() => {
+  const { layout, picture, heldAt, span, scrollTop, colours } = rondo.rhythm;
+  const context = picture.moving.getContext("2d");
+  const colour = (x, y) => [...context.getImageData(x, y, 1, 1).data.slice(0, 3)];
+  const found = [];
+  for (const { lane, y } of layout.rows(scrollTop, picture.height)) {
+    for (const { at, phase } of lane.phases) {
+      const x = (picture.right - picture.left) * (1 - (heldAt - at) / span);
+      if (phase !== 2 || x < 20 || x > picture.right - picture.left - 10) continue;
+      const top = y + Math.round(layout.laneHeight / 3);
+      found.push([lane.id, colour(x + picture.shift - 3, top), colour(x + picture.shift + 3, top)]);
+    }
+  }
+  return [found, colours.prefill];
+}"""
 
-    In CPU time, so that the answer is the same on a busy machine.
+
+async def test_a_picture_that_was_only_shifted_is_the_right_one(bus: Bus) -> None:
+    """Spans are where the axis says, although the canvas is painted for some frames in advance."""
+    cluster = SpokenCluster(bus, 8)
+    await cluster.start()
+    async with serving(bus) as console, chromium() as browser:
+        seen = await look(browser, console.url)
+        page = seen.page
+        await live(page)
+        await holds(page, "[...rondo.store.lanes.values()].some(lane => lane.phases.length > 6)")
+        await cluster.stop()
+        await holds(page, "rondo.rhythm.picture.shift > 10")
+        await page.evaluate("rondo.rhythm.hold(true)")
+        await page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        edges, prefill = await page.evaluate(EDGES)
+        assert await page.evaluate("rondo.rhythm.picture.shift > 10")
+        orange = [int(prefill[start : start + 2], 16) for start in (1, 3, 5)]
+        assert len(edges) > 8
+        for lane, before, inside in edges:
+            assert inside == orange, lane
+            assert before != orange, lane
+        assert seen.problems == []
+
+
+async def test_a_thousand_lanes_move_without_stutter(bus: Bus) -> None:
+    """Only what is visible exists, and frames shift a picture that steps alone paint anew.
+
+    Cost is CPU time of the page's thread, so that the answer is the same on a busy machine.
     """
     cluster = SpokenCluster(bus, 1000, num_macros=8)
     await cluster.start()
@@ -165,14 +227,24 @@ async def test_a_thousand_lanes_move_without_stutter(bus: Bus) -> None:
         await live(page)
         await expect(page.locator("#summary")).to_contain_text("1,000 instances", timeout=WAIT_MS)
         await page.locator("#lanes").press("End")
-        await page.evaluate("rondo.rhythm.frames.length = 0")
+        await page.evaluate(COUNT_PAINTS)
         before_ms = await page_cpu_ms(browser)
-        await asyncio.sleep(6)
+        await asyncio.sleep(MEASURED_S)
         spent_ms = await page_cpu_ms(browser) - before_ms
-        num_frames = await page.evaluate("rondo.rhythm.frames.length")
+        frames, num_painted, num_steps = await page.evaluate(
+            "[rondo.rhythm.frames, painted, steps]"
+        )
+        drawing_ms = sorted(drawn for _, drawn in frames)
+        usual_ms, rare_ms = drawing_ms[len(frames) // 2], drawing_ms[len(frames) * 99 // 100]
+        print(
+            f"\n{len(frames) / MEASURED_S:.1f} frames/s, {spent_ms / len(frames):.1f} ms of CPU "
+            f"each; drawing takes {usual_ms:.1f} ms, of one in a hundred {rare_ms:.1f} ms; "
+            f"{num_painted} were painted, the others shifted"
+        )
         assert await lanes_of(page).count() < 120
-        assert num_frames > 20
-        assert spent_ms / num_frames < 16.0
+        assert len(frames) > 20
+        assert spent_ms / len(frames) < MOST_MS
+        assert num_painted <= num_steps + 1
         phases = "[...rondo.store.lanes.values()].filter(lane => lane.phases.length > 2).length"
         assert await page.evaluate(phases) > 900
         assert seen.problems == []

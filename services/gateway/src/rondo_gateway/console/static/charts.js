@@ -48,6 +48,9 @@ export class Figures {
   draw() {
     const points = this.store.points;
     const last = points.at(-1);
+    // All that is read comes before all that is written: else each card lays the page out anew.
+    const sizes = new Map(this.cards.map(({ canvas }) => [canvas, [canvas.clientWidth, canvas.clientHeight]]));
+    const inks = { deep: colour("--deep"), soft: colour("--soft"), bad: colour("--bad"), font: colour("--sans") };
     for (const card of this.cards) {
       const { figure } = card;
       const value = last ? figure.bold(last) : null;
@@ -56,12 +59,11 @@ export class Figures {
       setText(card.unit, unit);
       setText(card.aside, last ? figure.aside(last, this.about) : "");
       card.element.classList.toggle("over", Boolean(last && figure.over(last, this.about)));
-      this.#course(card, points, figure);
+      this.#course(card.canvas, sizes.get(card.canvas), points, figure, inks);
     }
   }
 
-  #course({ canvas }, points, figure) {
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  #course(canvas, [width, height], points, figure, inks) {
     if (!width) return;
     const context = fit(canvas, width, height);
     context.clearRect(0, 0, width, height);
@@ -73,9 +75,9 @@ export class Figures {
     const [least, most] = range(seen, figure, bound);
     const y = (value) => height - 3 - ((Math.min(most, Math.max(least, value)) - least) / (most - least)) * (height - 8);
     const x = (at) => width - ((now - at) / span) * width;
-    if (bound !== null && bound <= most) markLimit(context, width, y(bound), figure.mark ?? `limit ${limit(bound)}`);
-    if (figure.thin) line(context, seen, figure.thin, x, y, colour("--soft"), 1);
-    line(context, seen, figure.bold, x, y, colour("--deep"), 1.8);
+    if (bound !== null && bound <= most) markLimit(context, width, y(bound), figure.mark ?? `limit ${limit(bound)}`, inks);
+    if (figure.thin) line(context, seen, figure.thin, x, y, inks.soft, 1);
+    line(context, seen, figure.bold, x, y, inks.deep, 1.8);
   }
 }
 
@@ -90,8 +92,8 @@ function range(points, figure, bound) {
   return [0, (most || bound || 1) * HEAD];
 }
 
-function markLimit(context, width, y, text) {
-  context.strokeStyle = colour("--bad");
+function markLimit(context, width, y, text, inks) {
+  context.strokeStyle = inks.bad;
   context.setLineDash([4, 4]);
   context.lineWidth = 1;
   context.beginPath();
@@ -99,8 +101,8 @@ function markLimit(context, width, y, text) {
   context.lineTo(width, Math.round(y) + 0.5);
   context.stroke();
   context.setLineDash([]);
-  context.fillStyle = colour("--bad");
-  context.font = `10px ${colour("--sans")}`;
+  context.fillStyle = inks.bad;
+  context.font = `10px ${inks.font}`;
   context.textBaseline = y < 14 ? "top" : "bottom";
   context.fillText(text, 0, y < 14 ? y + 3 : y - 2);
 }

@@ -22,9 +22,24 @@ export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+/** As `setText`, for an attribute. */
+export function setAttribute(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+/** As `setText`, for a property of its style. */
+export function setStyle(element, name, value) {
+  if (element.style[name] !== value) element.style[name] = value;
+}
+
+/** Pixels of a canvas to one of CSS. */
+export function pixelRatio() {
+  return Math.min(3, window.devicePixelRatio || 1);
+}
+
 /** A canvas as sharp as the screen; its size in CSS pixels. */
 export function fit(canvas, width, height) {
-  const ratio = Math.min(3, window.devicePixelRatio || 1);
+  const ratio = pixelRatio();
   const [w, hgt] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== hgt) [canvas.width, canvas.height] = [w, hgt];
   const context = canvas.getContext("2d");

@@ -35,6 +35,16 @@ export class Layout {
     this.height = y;
   }
 
+  /** The lanes in view, { lane, y }: where each begins, from the top of the view. */
+  rows(scrollTop, viewHeight) {
+    const found = [];
+    for (const lane of this.lanes) {
+      const y = lane.y - scrollTop;
+      if (y > -this.laneHeight && y < viewHeight) found.push({ lane, y });
+    }
+    return found;
+  }
+
   /** Moves rows on their way; whether any still moves. */
   glide(spentMs, still) {
     const share = still ? 1 : 1 - Math.exp(-spentMs / GLIDE_MS);

@@ -1,6 +1,6 @@
 // Draws the visible lanes onto a canvas. Knows nothing of the page around it.
 
-import { ADMITTED, DECODE, FAILED, FUSED, IDLE, PREFILL } from "./store.js";
+import { ADMITTED, DECODE, FAILED, FUSED, PREFILL } from "./store.js";
 
 /** Right of the present: what waits. */
 export const EDGE = 58;
@@ -25,12 +25,16 @@ export class Scale {
   }
 }
 
-/** All spans of the lanes in `rows` ({ lane, y }), one colour after the other. */
-export function paintLanes(context, scale, rows, height, colours) {
+/** The line that each lane of `rows` ({ lane, y }) runs on. */
+export function paintBases(context, scale, rows, height, colours) {
   context.fillStyle = colours.lane;
   for (const { y } of rows) {
     context.fillRect(scale.left, y + height - (height >= 20 ? 4 : 2), scale.right - scale.left, 1);
   }
+}
+
+/** All spans of the lanes in `rows`, one colour after the other. */
+export function paintLanes(context, scale, rows, height, colours) {
   // Decode is the low band that runs along; prefill rises above it.
   const pad = height >= 20 ? 3 : 1;
   const top = markHeight(height) + pad;
@@ -159,17 +163,18 @@ export function paintTurns(context, scale, turns, shown, height, numLanes, colou
   context.globalAlpha = 1;
 }
 
-/** Seconds as faint lines; returns the instants, for the axis. */
-export function paintGrid(context, scale, height, colours) {
+/** Instants that are named on the axis: [ms ago, x]. */
+function instants(scale) {
   const step = scale.span > 30_000 ? 10_000 : scale.span > 8_000 ? 5_000 : 1_000;
-  const instants = [];
+  const found = [];
+  for (let ago = 0; ago <= scale.span; ago += step) found.push([ago, scale.right - ago * scale.perMs]);
+  return found;
+}
+
+/** Seconds as faint lines. */
+export function paintGrid(context, scale, height, colours) {
   context.fillStyle = colours.line;
-  for (let ago = 0; ago <= scale.span; ago += step) {
-    const x = scale.right - ago * scale.perMs;
-    context.fillRect(Math.round(x), 0, 1, height);
-    instants.push([ago, x]);
-  }
-  return instants;
+  for (const [, x] of instants(scale)) context.fillRect(Math.round(x), 0, 1, height);
 }
 
 /** Splits, merges, scaling: where they happened. */
@@ -194,7 +199,7 @@ export function paintNotes(context, scale, notes, height, colours) {
     context.setLineDash([]);
     const label = NOTE_NAMES[kind];
     const width = context.measureText(label).width + 8;
-    const left = Math.min(x, scale.right - width);
+    const left = x - width; // on the side of the past, so that it is seen as soon as the line is
     context.fillStyle = colours.ink;
     context.fillRect(left, 2, width, 15);
     context.fillStyle = colours.sheet;
@@ -203,15 +208,13 @@ export function paintNotes(context, scale, notes, height, colours) {
   }
 }
 
-export function paintAxis(context, scale, instants, width, colours) {
-  context.clearRect(0, 0, width, 22);
+export function paintAxis(context, scale, width, height, colours) {
+  context.clearRect(0, 0, width, height);
   context.fillStyle = colours.soft;
   context.font = `11px ${colours.font}`;
   context.textBaseline = "middle";
-  for (const [ago, x] of instants) {
+  for (const [ago, x] of instants(scale)) {
     context.textAlign = ago === 0 ? "center" : x < scale.left + 20 ? "left" : "center";
-    context.fillText(ago === 0 ? "now" : `−${ago / 1000} s`, x, 11);
+    context.fillText(ago === 0 ? "now" : `−${ago / 1000} s`, x, height / 2);
   }
 }
-
-export { IDLE };

@@ -1,21 +1,20 @@
 // The rhythm: one lane per instance on a moving time axis.
 //
 // Only what is visible exists: rows are a few recycled elements (so they can be read aloud, clicked
-// and reached by keys), and everything that moves is on one canvas behind them.
+// and reached by keys), and everything that moves is in the picture behind them.
 
-import { colour, fit, h, setText } from "./dom.js";
+import { colour, h, setAttribute, setStyle, setText } from "./dom.js";
 import { count, plural } from "./format.js";
 import { Layout } from "./layout.js";
-import * as paint from "./paint.js";
+import { Picture } from "./picture.js";
 import { FUSED, PHASE_NAMES, PREFILL } from "./store.js";
 
-const AXIS_HEIGHT = 22;
 /** Rows outside of the view that are kept ready. */
 const MARGIN = 60;
 const SMALL_ROW = 19;
 /** A macro-instance is new for so long. */
 const NEW_MS = 8000;
-/** Labels are brought up to date this often; the canvas at each frame. */
+/** Labels are brought up to date this often; the picture at each frame. */
 const LABEL_MS = 250;
 /** With prefers-reduced-motion the axis moves in steps. */
 const STILL_MS = 500;
@@ -25,6 +24,7 @@ export class Rhythm {
   constructor(root, store, feed, onSelect) {
     Object.assign(this, { root, store, feed, onSelect });
     this.layout = new Layout();
+    this.picture = new Picture(store);
     this.span = 10_000;
     this.size = 0;
     this.heldAt = null;
@@ -42,17 +42,15 @@ export class Rhythm {
   }
 
   #build() {
-    this.canvas = h("canvas", { "aria-hidden": "true" });
     this.rows = h("div", { class: "rows" });
     this.lanes = h("div", {
       class: "lanes", id: "lanes", role: "listbox", tabindex: "0",
       "aria-label": "Instances by macro-instance. Arrow keys choose one.",
-    }, this.canvas, this.rows);
-    this.axis = h("canvas", { class: "axis", "aria-hidden": "true" });
+    }, this.picture.element, this.rows);
     this.empty = h("div", { class: "none" }, h("b", {}, "No instance yet"),
       h("span", {}, "Lanes appear as soon as a worker has joined."));
     this.lanes.append(this.empty);
-    this.root.append(this.lanes, this.axis);
+    this.root.append(this.lanes, this.picture.axis);
     this.elements = new Map(); // lane or macro id -> row in use
     this.spare = { lane: [], group: [] };
   }
@@ -61,12 +59,13 @@ export class Rhythm {
     const names = ["ink", "soft", "line", "lane", "sheet", "prefill", "decode", "bad", "pick"];
     this.colours = Object.fromEntries(names.map((name) => [name, colour(`--${name}`)]));
     this.colours.font = colour("--sans");
-    this.gutter = parseInt(getComputedStyle(this.root).getPropertyValue("--gutter"), 10);
+    this.picture.stale();
   }
 
   set(options) {
     Object.assign(this, options);
     this.stale = true;
+    this.picture.stale();
   }
 
   /** Stops the axis, or lets it go on. */
@@ -82,13 +81,9 @@ export class Rhythm {
   }
 
   #resized() {
-    this.gutter = parseInt(getComputedStyle(this.root).getPropertyValue("--gutter"), 10);
-    this.width = this.lanes.clientWidth;
+    const gutter = parseInt(getComputedStyle(this.root).getPropertyValue("--gutter"), 10);
     this.height = this.lanes.clientHeight;
-    this.canvas.style.width = `${this.width}px`;
-    this.canvas.style.height = `${this.height}px`;
-    this.canvas.style.marginBottom = `${-this.height}px`;
-    this.axis.style.width = `${this.width}px`;
+    this.picture.resize(this.lanes.clientWidth, this.height, gutter);
     this.stale = true;
   }
 
@@ -97,7 +92,7 @@ export class Rhythm {
     if (this.reduced.matches && at - (this.drawnMs ?? 0) < STILL_MS && !this.stale && !this.moved) return;
     this.drawnMs = at;
     const begun = performance.now();
-    if (this.width) this.#draw(at, at - before);
+    if (this.height) this.#draw(at, at - before);
     this.frames.push([at - before, performance.now() - begun]);
     if (this.frames.length > MAX_FRAMES) this.frames.splice(0, MAX_FRAMES / 2);
   }
@@ -112,51 +107,12 @@ export class Rhythm {
     if (this.stale || this.moved) this.scrollTop = this.lanes.scrollTop;
     const gliding = this.layout.glide(spentMs, this.reduced.matches);
     const due = at - (this.labelledMs ?? 0) > LABEL_MS;
-    if (this.stale || this.moved || gliding || due) this.#label(due || this.stale);
+    const placed = this.stale || this.moved || gliding;
+    if (placed || due) this.#label(due || this.stale);
     if (due) this.labelledMs = at;
+    if (placed) this.picture.moved();
     this.stale = this.moved = false;
-    this.#paint();
-  }
-
-  #paint() {
-    const { layout, colours, store } = this;
-    const context = fit(this.canvas, this.width, this.height);
-    context.clearRect(0, 0, this.width, this.height);
-    const now = this.heldAt ?? this.feed.now();
-    const scale = new paint.Scale(now, this.span, this.gutter, this.width - paint.EDGE);
-    const height = layout.laneHeight;
-    const rows = [];
-    const shown = new Map();
-    for (const lane of layout.lanes) {
-      const y = lane.y - this.scrollTop;
-      if (y < -height || y > this.height) continue;
-      rows.push({ lane, y });
-      shown.set(lane, y);
-    }
-    if (this.selected && shown.has(this.selected)) {
-      context.fillStyle = colours.pick;
-      context.fillRect(0, shown.get(this.selected), this.width, height);
-    }
-    const instants = paint.paintGrid(context, scale, this.height, colours);
-    context.save();
-    context.beginPath();
-    context.rect(scale.left, 0, scale.right - scale.left, this.height);
-    context.clip();
-    for (const { macro, lanes } of layout.groups) {
-      const turns = store.turns.get(macro.id) ?? [];
-      paint.paintTurns(context, scale, turns, shown, height, lanes.length, colours);
-    }
-    paint.paintLanes(context, scale, rows, height, colours);
-    paint.paintMarks(context, scale, rows, height, colours);
-    paint.paintNotes(context, scale, store.notes, this.height, colours);
-    context.restore();
-    paint.paintWaiting(context, scale, rows, height, colours);
-    for (const { macro, top } of layout.groups) {
-      const y = top + 24 - this.scrollTop;
-      if (y > -20 && y < this.height) paint.paintPending(context, scale, y, store.pending[macro.id] ?? 0, colours);
-    }
-    const axis = fit(this.axis, this.width, AXIS_HEIGHT);
-    paint.paintAxis(axis, scale, instants, this.width, colours);
+    this.picture.draw(this.heldAt ?? this.feed.now(), this);
   }
 
   // Rows
@@ -190,8 +146,8 @@ export class Rhythm {
 
   #groupRow({ macro, lanes, top, headHeight }, used, fresh) {
     const [row, begun] = this.#row(macro.id, "group", newGroupRow, used);
-    row.element.style.transform = `translateY(${top}px)`;
-    row.element.style.height = `${headHeight}px`;
+    setStyle(row.element, "transform", `translateY(${top}px)`);
+    setStyle(row.element, "height", `${headHeight}px`);
     if (!fresh && !begun) return;
     const pending = this.store.pending[macro.id] ?? 0;
     setText(row.name, macro.id || "in no macro-instance");
@@ -204,22 +160,22 @@ export class Rhythm {
 
   #laneRow(lane, index, used, fresh) {
     const [row, begun] = this.#row(lane, "lane", newLaneRow, used);
-    const style = row.element.style;
-    style.transform = `translateY(${lane.y}px)`;
+    setStyle(row.element, "transform", `translateY(${lane.y}px)`);
     if (!fresh && !begun) return;
-    style.height = `${this.layout.laneHeight}px`;
-    row.element.id = `lane-${lane.number}`;
+    setStyle(row.element, "height", `${this.layout.laneHeight}px`);
+    setAttribute(row.element, "id", `lane-${lane.number}`);
     row.element.classList.toggle("small", this.layout.laneHeight < SMALL_ROW);
     row.element.classList.toggle("turn", lane.phase === PREFILL || lane.phase === FUSED);
     row.element.classList.toggle("draining", lane.draining || lane.goneAt !== null);
-    row.element.setAttribute("aria-selected", lane === this.selected);
-    row.element.setAttribute("aria-posinset", index + 1);
-    row.element.setAttribute("aria-setsize", this.layout.lanes.length);
-    row.element.setAttribute("aria-label", describe(lane));
+    setAttribute(row.element, "aria-selected", String(lane === this.selected));
+    setAttribute(row.element, "aria-posinset", String(index + 1));
+    setAttribute(row.element, "aria-setsize", String(this.layout.lanes.length));
+    setAttribute(row.element, "aria-label", describe(lane));
     setText(row.name, lane.id);
     setText(row.num, lane.goneAt === null ? count(lane.running) : "gone");
-    row.fill.style.transform = `scaleX(${lane.total_blocks ? lane.used / lane.total_blocks : 0})`;
-    if (lane === this.selected) this.lanes.setAttribute("aria-activedescendant", row.element.id);
+    const percents = lane.total_blocks ? Math.round((100 * lane.used) / lane.total_blocks) : 0;
+    setStyle(row.fill, "transform", `scaleX(${percents / 100})`);
+    if (lane === this.selected) setAttribute(this.lanes, "aria-activedescendant", row.element.id);
   }
 
   // Choosing

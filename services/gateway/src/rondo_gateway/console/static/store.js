@@ -42,9 +42,10 @@ export class Store extends EventTarget {
   apply(step) {
     if (step.fresh) this.forget();
     this.at = step.at;
-    const changed = new Set(step.fresh ? ["layout", "levels", "points", "notes", "requests"] : []);
+    const changed = new Set(step.fresh ? ["layout", "levels", "past", "points", "notes", "requests"] : []);
     this.#members(step, changed);
     for (const [number, at, phase, turn] of step.phases ?? []) this.#phase(number, at, phase, turn);
+    if (step.phases || step.marks || step.notes || step.left) changed.add("past");
     for (const [number, ...level] of step.levels ?? []) {
       const lane = this.lanes.get(number);
       if (lane) [lane.running, lane.waiting, lane.used, lane.reserved] = level;
