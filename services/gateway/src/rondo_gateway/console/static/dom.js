@@ -37,12 +37,12 @@ export function pixelRatio() {
   return Math.min(3, window.devicePixelRatio || 1);
 }
 
-/** A canvas as sharp as the screen; its size in CSS pixels. */
-export function fit(canvas, width, height) {
+/** A canvas as sharp as the screen; its size in CSS pixels. An opaque one is shown without blending. */
+export function fit(canvas, width, height, opaque = false) {
   const ratio = pixelRatio();
   const [w, hgt] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== hgt) [canvas.width, canvas.height] = [w, hgt];
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { alpha: !opaque });
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   return context;
 }

@@ -10,6 +10,7 @@ const MAX_LINKED_LANES = 64;
 /** ... and where turns are not closer than this, on average. */
 const MIN_LINK_PX = 14;
 const MAX_DOTS = 5;
+const RING_X = 9;
 const NOTE_NAMES = { mitosis: "mitosis", scaling: "scaling", owner: "new owner" };
 const NOTE_PAUSE_MS = 2000;
 
@@ -25,12 +26,17 @@ export class Scale {
   }
 }
 
-/** The line that each lane of `rows` ({ lane, y }) runs on. */
-export function paintBases(context, scale, rows, height, colours) {
+/** The chosen lane of `rows` ({ lane, y }), from edge to edge. */
+export function paintChosen(context, rows, width, height, chosen, colours) {
+  const row = rows.find(({ lane }) => lane === chosen);
+  context.fillStyle = colours.pick;
+  if (row) context.fillRect(0, row.y, width, height);
+}
+
+/** The line that each lane runs on. */
+export function paintBases(context, rows, width, height, colours) {
   context.fillStyle = colours.lane;
-  for (const { y } of rows) {
-    context.fillRect(scale.left, y + height - (height >= 20 ? 4 : 2), scale.right - scale.left, 1);
-  }
+  for (const { y } of rows) context.fillRect(0, y + height - (height >= 20 ? 4 : 2), width, 1);
 }
 
 /** All spans of the lanes in `rows`, one colour after the other. */
@@ -107,16 +113,16 @@ function cross(context, x, y, r) {
 }
 
 /** What waits now, right of the present: a ring each. */
-export function paintWaiting(context, scale, rows, height, colours) {
+export function paintWaiting(context, rows, height, colours) {
   const r = Math.max(2, Math.min(3.5, height * 0.18));
   for (const { lane, y } of rows) {
-    if (lane.waiting) rings(context, scale.right + 9, y + height / 2, r, lane.waiting, colours);
+    if (lane.waiting) rings(context, RING_X, y + height / 2, r, lane.waiting, colours);
   }
 }
 
 /** Requests that no instance has yet, in the head of their group. */
-export function paintPending(context, scale, y, number, colours) {
-  if (number) rings(context, scale.right + 9, y, 3.5, number, colours);
+export function paintPending(context, y, number, colours) {
+  if (number) rings(context, RING_X, y, 3.5, number, colours);
 }
 
 function rings(context, x, y, r, number, colours) {
@@ -164,17 +170,11 @@ export function paintTurns(context, scale, turns, shown, height, numLanes, colou
 }
 
 /** Instants that are named on the axis: [ms ago, x]. */
-function instants(scale) {
+export function instants(scale) {
   const step = scale.span > 30_000 ? 10_000 : scale.span > 8_000 ? 5_000 : 1_000;
   const found = [];
   for (let ago = 0; ago <= scale.span; ago += step) found.push([ago, scale.right - ago * scale.perMs]);
   return found;
-}
-
-/** Seconds as faint lines. */
-export function paintGrid(context, scale, height, colours) {
-  context.fillStyle = colours.line;
-  for (const [, x] of instants(scale)) context.fillRect(Math.round(x), 0, 1, height);
 }
 
 /** Splits, merges, scaling: where they happened. */
