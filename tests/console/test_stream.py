@@ -179,6 +179,8 @@ async def test_pages_and_what_is_refused(bus: Bus) -> None:
         assert (await client.get(f"{console.url}../settings.py")).status_code == 404
         home = await client.get(console.url.removesuffix("/"))
         assert (home.status_code, home.headers["location"]) == (308, "/console/")
+        front = await client.get(console.url.removesuffix("console/"))
+        assert (front.status_code, front.headers["location"]) == (307, "/console/")
         for what, body in (("load", {"rate": 1}), ("fault", {"instance": "w", "fault": "kill"})):
             answer = await client.post(f"{console.url}api/{what}", json=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "no_demonstration")

@@ -34,6 +34,7 @@ from rondo_gateway.errors import (
     to_api_error,
 )
 from rondo_gateway.schemas import ChatBody
+from rondo_gateway.tokenize import TokenizeBody
 
 SECRET = "nats-7.internal"
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -148,6 +149,7 @@ def test_the_expected_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"n": 99}, "n", "invalid_value"),
         ({"slo": {"ttft_ms": -1}}, "slo.ttft_ms", "invalid_value"),
+        ({"slo": {"ttft": 500}}, "slo.ttft", "unknown_parameter"),
         ({"audio": {}}, "audio", "unsupported_parameter"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -188,8 +190,22 @@ def test_a_body_that_is_no_json_object_is_a_400(content: bytes | str) -> None:
     assert error_of(response)["type"] == "invalid_request_error"
 
 
-def test_json_that_does_not_parse_has_its_own_code() -> None:
-    assert error_of(send('{"model": }'))["code"] == "invalid_json"
+def test_json_that_does_not_parse_says_where() -> None:
+    error = error_of(send('{"model": }'))
+    assert error["code"] == "invalid_json"
+    assert error["message"].endswith("Expecting value at character 10")
+
+
+def test_fields_that_do_not_go_together_are_named() -> None:
+    app = build()
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeBody) -> None:
+        raise AssertionError
+
+    with TestClient(app) as client:
+        error = error_of(client.post("/tokenize", json={}))
+    assert "either 'prompt' or 'messages' must be there" in error["message"]
 
 
 def test_a_forgotten_content_type_is_explained() -> None:

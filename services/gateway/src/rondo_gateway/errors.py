@@ -189,7 +189,10 @@ def _first_problem(problem: dict[str, Any]) -> ApiError:
     kind, path = problem["type"], problem["loc"][1:]
     if kind == "json_invalid":
         reason = problem.get("ctx", {}).get("error", "syntax error")
-        return invalid(f"The body is not valid JSON: {reason}", None, "invalid_json")
+        where = f" at character {path[0]}" if path else ""
+        return invalid(f"The body is not valid JSON: {reason}{where}", None, "invalid_json")
+    if not path and kind == "value_error":  # fields that do not go together
+        return invalid(f"Invalid body: {_sentence(problem['msg'])}.", None)
     if not path:
         message = "The body must be a JSON object, sent with Content-Type: application/json."
         return invalid(message, None, "invalid_body")
@@ -197,6 +200,8 @@ def _first_problem(problem: dict[str, Any]) -> ApiError:
     if kind == "missing":
         message = f"Missing required parameter: '{param}'."
         return invalid(message, param, "missing_required_parameter")
+    if kind == "extra_forbidden":
+        return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
     code = kind if kind.startswith("unsupported_") else "invalid_value"
     return invalid(f"Invalid '{param}': {_sentence(problem['msg'])}", param, code)
 

@@ -18,6 +18,8 @@ MAX_PROMPTS = 256
 #: Texts to embed in one request; OpenAI's limit, and clients send as many.
 MAX_INPUTS = 2048
 MAX_BIASES = 1024
+#: Of the input of a response.
+MAX_ITEMS = 2_000
 #: Alternatives that may be asked for beside each token.
 MAX_LOGPROBS = 20
 
@@ -92,6 +94,17 @@ def _parse_texts(value: Any, most: int, name: str) -> tuple[str | list[int], ...
     raise ValueError(
         "must be a string, a list of strings, a list of token ids or a list of lists of token ids"
     )
+
+
+def _parse_items(value: Any) -> str | list[dict[str, Any]]:
+    """Take a text, or a list of items, which are objects of many kinds."""
+    if isinstance(value, str):
+        return _encodable(value)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError("must be a string or a list of items, which are objects")
+    if len(value) > MAX_ITEMS:
+        raise ValueError(f"must have at most {MAX_ITEMS} items")
+    return [_parse_object(item) for item in value]
 
 
 def _are_ids(value: list[Any]) -> bool:
@@ -206,6 +219,7 @@ Content = Annotated[str | None, _checker(_parse_content)]
 Stops = Annotated[tuple[str, ...], _checker(_parse_stop)]
 Prompts = Annotated[tuple[str | list[int], ...], _checker(_parse_prompt)]
 Inputs = Annotated[tuple[str | list[int], ...], _checker(_parse_input)]
+Items = Annotated[str | list[dict[str, Any]], _checker(_parse_items)]
 Biases = Annotated[tuple[tuple[int, float], ...], _checker(_parse_biases)]
 TokenIds = Annotated[tuple[int, ...], _checker(_parse_token_ids)]
 JsonObject = Annotated[dict[str, Any], _checker(_parse_object)]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.functional_validators import WrapValidator
 
 from rondo.errors import ConfigError
@@ -28,7 +28,12 @@ Milliseconds = Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
 
 
 class SloOptions(Strict):
-    """The latencies that a request should meet; what is left open is the class's."""
+    """The latencies that a request should meet; what is left open is the class's.
+
+    No other field: one that is misspelt would silently mean the class's latencies.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     ttft_ms: Milliseconds = None
     tpot_ms: Milliseconds = None

@@ -70,6 +70,7 @@ class Console:
 
     def install(self, app: FastAPI) -> None:
         """Adds the routes."""
+        app.get("/", response_model=None)(self.front)
         app.get("/console", response_model=None)(self.home)
         app.get("/console/api/about", response_model=None)(self.about)
         app.get("/console/api/stream", response_model=None)(self.stream)
@@ -89,6 +90,10 @@ class Console:
         """Ends all streams: their browsers come back, to another gateway."""
         await self._load.close()
         await self._lifetime.close()
+
+    async def front(self) -> Response:
+        """GET /: who opens a cluster's address in a browser wants to see it."""
+        return RedirectResponse("/console/", status_code=307)
 
     async def home(self) -> Response:
         """GET /console: pages refer to their neighbours, so the address ends in a slash."""

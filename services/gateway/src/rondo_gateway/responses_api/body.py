@@ -12,11 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
 from rondo_gateway.errors import invalid
-from rondo_gateway.fields import JsonObject, Text, ToolChoice, unsupported
+from rondo_gateway.fields import Items, JsonObject, Text, ToolChoice, unsupported
 from rondo_gateway.messages import FunctionName, Strict
 from rondo_gateway.schemas import ChatBody
 
-MAX_ITEMS = 2_000
 LOGPROBS = "message.output_text.logprobs"
 #: What fields of the chat are called here.
 _NAMES = {
@@ -60,7 +59,7 @@ class ResponsesBody(Strict):
     """POST /v1/responses."""
 
     model: Text
-    input: Text | Annotated[list[JsonObject], Field(max_length=MAX_ITEMS)]
+    input: Items
     instructions: Text | None = None
     previous_response_id: Text | None = None
     max_output_tokens: Annotated[int | None, Field(ge=1)] = None
