@@ -69,12 +69,21 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     wrong = {
         "--host": ("--host", "a b"),
         "--worker": ("--worker", "a.b"),
-        "--workers": ("--kubernetes", "r", "--workers", "0"),
     }
     for setting, arguments in wrong.items():
         with pytest.raises(ConfigError) as error:
             rondo_secrets(str(tmp_path), *arguments)
         assert error.value.setting == setting
+
+
+@pytest.mark.parametrize("number", ["0", "1025", "x"])
+def test_a_wrong_number_of_workers_is_named(
+    tmp_path: Path, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        rondo_secrets(str(tmp_path), "--kubernetes", "r", "--workers", number)
+    problem = f"argument --workers: '{number}' is no whole number from 1 to 1024"
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["", "a b", "u:p@h", "h:port", "h/path", "h:99999"])
