@@ -112,6 +112,13 @@ def test_each_exception_has_its_answer(exc: Exception, status: int, kind: str, c
     assert SECRET not in response.text
 
 
+def test_who_is_refused_for_load_is_told_what_helps() -> None:
+    detail = "about 9.10 s to wait, it has 4.90 s for that"
+    message = error_of(post(CapacityError("overloaded", detail, 4.2)))["message"]
+    assert message.startswith(f"The cluster is too busy to answer this request in time ({detail}).")
+    assert "'slo.ttft_ms'" in message
+
+
 @pytest.mark.parametrize(
     ("retry_after_s", "seconds", "milliseconds"),
     [(2.5, "3", "2500"), (0.0, "1", "1"), (0.3, "1", "300"), (None, None, None)],

@@ -144,7 +144,13 @@ def _default_type(status: int) -> str:
 def _capacity_error(exc: CapacityError) -> ApiError:
     code = "context_length_exceeded" if exc.reason == "too_long" else exc.reason
     status = _CAPACITY_STATUS.get(exc.reason, 503)
-    return ApiError(status, exc.detail, code=code, retry_after_s=exc.retry_after_s)
+    message = exc.detail
+    if status == 429:  # the scheduler's words alone mean nothing to who never heard of it
+        message = (
+            f"The cluster is too busy to answer this request in time ({exc.detail.rstrip('.')}). "
+            "Try again later, or with a longer 'slo.ttft_ms'."
+        )
+    return ApiError(status, message, code=code, retry_after_s=exc.retry_after_s)
 
 
 async def _on_rondo_error(request: Request, exc: Exception) -> Response:
