@@ -60,12 +60,13 @@ async def post(made: ConsoleUnderTest, what: str, **body: object) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def settled(seen: Looker) -> Page:
-    """The page when there is enough to see, and nothing has gone wrong on it."""
-    await expect(seen.page.locator("#link")).to_have_text("Live", timeout=WAIT_MS)
+async def settled(*seen: Looker) -> list[Page]:
+    """The pages when there is enough to see, and nothing has gone wrong on any of them."""
+    for one in seen:
+        await expect(one.page.locator("#link")).to_have_text("Live", timeout=WAIT_MS)
     await asyncio.sleep(FULL_S)
-    assert seen.problems == []
-    return seen.page
+    assert [one.problems for one in seen] == [[] for _ in seen]
+    return [one.page for one in seen]
 
 
 async def shoot(page: Page, folder: Path, name: str) -> None:
@@ -82,29 +83,30 @@ async def answered(page: Page) -> None:
 
 async def test_four_instances(tmp_path: Path) -> None:
     async with console(tmp_path, 4, 9.0) as (_, made), chromium() as browser:
-        light = await look(browser, made.url)
-        dark = await look(browser, made.url, dark=True)
-        phone = await look(browser, made.url, width=390, height=844)
-        page = await settled(light)
-        await shoot(page, image_folder(tmp_path), "4-light")
-        await answered(page)
-        await shoot(page, image_folder(tmp_path), "request")
-        await shoot(await settled(phone), image_folder(tmp_path), "phone")
-        await page.close()
-        await phone.page.close()
-        await shoot(await settled(dark), image_folder(tmp_path), "4-dark")
+        seen = [
+            await look(browser, made.url),
+            await look(browser, made.url, dark=True),
+            await look(browser, made.url, width=390, height=844),
+        ]
+        light, dark, phone = await settled(*seen)
+        await shoot(light, image_folder(tmp_path), "4-light")
+        await shoot(dark, image_folder(tmp_path), "4-dark")
+        await shoot(phone, image_folder(tmp_path), "phone")
+        await answered(light)
+        await shoot(light, image_folder(tmp_path), "request")
+        assert [one.problems for one in seen] == [[], [], []]
 
 
 async def test_sixty_four_instances(tmp_path: Path) -> None:
     async with console(tmp_path, 64, 9.0, SLOW) as (_, made), chromium() as browser:
-        page = await settled(await look(browser, made.url, dark=True))
+        [page] = await settled(await look(browser, made.url, dark=True))
         await shoot(page, image_folder(tmp_path), "64-dark")
 
 
 async def test_a_split_in_progress(tmp_path: Path) -> None:
     """One instance too many: the macro-instance becomes two while requests run."""
     async with console(tmp_path, 16, 14.0) as (stage, made), chromium() as browser:
-        page = await settled(await look(browser, made.url))
+        [page] = await settled(await look(browser, made.url))
         await stage.worker("gpu-16", engine=talker(LARGE))
         heads = page.locator(".row.group")
         await expect(heads).to_have_count(2, timeout=WAIT_MS)
