@@ -31,6 +31,10 @@ PORT ?= 8000
 LENGTHS ?= ../shared/data/lengths
 QUESTION ?= Count from 1 to 12.
 PYTEST := $(BIN)/python -m pytest
+# Processes that share the tests (tests/support/lanes.py); 0: one after another. One that crashes
+# ends the run: its test would only crash the next one.
+JOBS ?= 2
+SHARED := $(PYTEST) -n $(JOBS) --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run install install-dev install-vllm test test-docker test-vllm check lint type imports format unit int e2e docker-build compose-up compose-down bench chaos reproduce audit fuzz clean
@@ -72,8 +76,8 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt $(MANIFESTS)
 	@test -z "$(VLLM_SURPLUS)" || $(VLLM_BIN)/python -m pip uninstall --quiet --yes $(VLLM_SURPLUS)
 	@touch $@
 
-test: install-dev ## Run every test: unit, property, contract, integration, end to end.
-	$(PYTEST)
+test: install-dev ## Run every test, JOBS=2 at a time: unit, property, contract, integration, end to end.
+	$(SHARED)
 
 test-docker: install-dev ## Build the images, and test the cluster of deploy/compose (needs docker).
 	RONDO_TEST_DOCKER=1 $(PYTEST) tests/docker --durations=5
@@ -101,10 +105,10 @@ format: install-dev ## Rewrite files as the linter wants them.
 	$(BIN)/ruff check --fix $(SOURCES)
 
 unit: install-dev ## Tests without I/O.
-	$(PYTEST) tests/unit tests/property
+	$(SHARED) tests/unit tests/property
 
 int: install-dev ## Tests with a real nats-server and real engines.
-	$(PYTEST) tests/contract tests/integration tests/architecture
+	$(SHARED) tests/contract tests/integration tests/architecture
 
 e2e: install-dev ## Tests of whole clusters.
 	$(PYTEST) tests/e2e
