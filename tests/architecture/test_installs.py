@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 #: Service -> modules that must not come along.
 SERVICES = {
@@ -27,13 +29,25 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def install(service: str, folder: Path) -> str:
+def download(folder: Path) -> None:
+    """What the services depend on. Once: an index has thousands of files to look through."""
+    projects = [ROOT / "shared", *(ROOT / "services" / service for service in SERVICES)]
+    names = {"setuptools"}
+    for project in projects:
+        manifest = tomllib.loads((project / "pyproject.toml").read_text())
+        names.update(manifest["project"]["dependencies"])
+    wanted = sorted(name for name in names if not name.startswith("rondo"))
+    run(*PIP, "download", "--quiet", "-c", "constraints.txt", "--dest", str(folder), *wanted)
+
+
+def install(service: str, folder: Path, wheels: Path) -> str:
     """A venv with one service alone; its python."""
-    run(sys.executable, "-m", "venv", str(folder))
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     python = str(folder / "bin" / "python")
-    pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", "constraints.txt")
-    run(*pip, "setuptools")
-    run(*pip, "--no-build-isolation", "-e", "./shared", "-e", f"./services/{service}")
+    pip = (*PIP, "--python", python, "install", "--quiet", "--no-compile")
+    found = ("--no-index", "--find-links", str(wheels))
+    run(*pip, *found, "setuptools")
+    run(*pip, *found, "--no-build-isolation", "-e", "./shared", "-e", f"./services/{service}")
     return python
 
 
@@ -41,8 +55,9 @@ def install(service: str, folder: Path) -> str:
 def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """All services installed, side by side: pip waits as much as it works."""
     folder = tmp_path_factory.mktemp("installs")
+    download(folder / "wheels")
     with ThreadPoolExecutor() as pool:
-        done = pool.map(lambda service: install(service, folder / service), SERVICES)
+        done = pool.map(lambda name: install(name, folder / name, folder / "wheels"), SERVICES)
         return dict(zip(SERVICES, done, strict=True))
 
 
