@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from rondo.local.process import die_with_parent
+
 RONDO = str(Path(sys.executable).with_name("rondo"))
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
@@ -117,7 +119,12 @@ def running(run_dir: Path, *options: str, **env: str) -> Iterator[Cluster]:
     command = [RONDO, "up", "--port", "0", "--run-dir", str(run_dir), *options]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=clean_env(**env)
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=clean_env(**env),
+            preexec_fn=die_with_parent,  # however this process ends: pytest -n may kill it
         )
     try:
         yield Cluster(process, _ready_url(process, log), run_dir)
