@@ -8,7 +8,14 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 #: A cluster is a dozen processes, and its tests ask whether it is in time: one is enough at once.
-CLUSTERS = "tests/e2e/"
+CLUSTERS = (
+    "tests/e2e/",
+    "tests/integration/test_journal.py",
+    "tests/integration/test_parity.py",
+    "tests/integration/test_real_goodput.py",
+    "tests/monitoring/test_prometheus.py",
+    "tests/monitoring/test_traces.py",
+)
 
 
 class Lanes(LoadFileScheduling):
