@@ -63,6 +63,7 @@ class Model:
 
 
 MODELS = {
+    "llama-2-13b": Model(13_015_864_320, 40, 5120, 40 * 5120 * 2 * 2),
     "llama-30b": Model(32_528_943_616, 60, 6656, 60 * 6656 * 2 * 2),
     "codellama-34b": Model(33_743_970_304, 48, 8192, 48 * 1024 * 2 * 2),
     "llama-2-70b": Model(68_976_648_192, 80, 8192, 80 * 1024 * 2 * 2),
@@ -73,6 +74,7 @@ MODELS = {
 
 #: name: (model, GPU, GPUs, entry of the coefficients, model that the entry is of)
 PROFILES = {
+    "llama-2-13b-l20-tp1": ("llama-2-13b", "l20", 1, "Llama-2-13b|L20|sum over PP stages", None),
     "llama-30b-l20-tp4": (
         "llama-30b",
         "l20",

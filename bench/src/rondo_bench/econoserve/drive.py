@@ -14,6 +14,7 @@ from rondo.errors import InvariantError
 from rondo.policy.instance import InstanceScheduler
 from rondo.policy.plan import Job, StepOutcome, StepPlan
 from rondo.types import Batching, Slo
+from rondo_bench.sim.ends import answers_ending
 
 #: Who owns the blocks that are in no table is asked for at every so many steps: it costs more than
 #: to plan one.
@@ -231,27 +232,14 @@ class _Drive:
             )
         )
         if tokens is None:
-            outcome = self._scheduler.advance(plan, self._ending(plan))
+            ending = answers_ending(self._scheduler.board, plan, self._answer_tokens)
+            outcome = self._scheduler.advance(plan, ending)
         else:
             outcome = self._scheduler.commit(plan, tokens)
         self._keep(outcome, ended_s)
 
-    def _ending(self, plan: StepPlan) -> list[str]:
-        """Requests whose last token the step brings."""
-        board, lives = self._scheduler.board, self._record.lives
-        ends: list[str] = []
-        if plan.num_decodes:
-            gained = board.batch.gained
-            for job in board.batch:
-                life = lives[job.request_id]
-                if job.tokens_out + gained(job) + 1 >= life.offered.output_tokens:
-                    ends.append(job.request_id)
-        for chunk in plan.chunks:
-            life = lives[chunk.request_id]
-            whole = chunk.start + chunk.num_tokens == life.job.known
-            if whole and life.job.tokens_out + 1 >= life.offered.output_tokens:
-                ends.append(chunk.request_id)
-        return ends
+    def _answer_tokens(self, request_id: str) -> int:
+        return self._record.lives[request_id].offered.output_tokens
 
     def _keep(self, outcome: StepOutcome, now_s: float) -> None:
         lives = self._record.lives

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from rondo.policy import events
 from rondo.policy.catalog import make_policy
+from rondo.policy.econoserve import make_instance_policy
 from rondo.policy.overall import OverallScheduler
 from rondo.policy.plan import Job
 from rondo.types import RequestInfo
@@ -111,6 +112,9 @@ class SimCluster:
             spec.max_prefill_tokens,
             ended=self._predictor.ended,
             timeline=spec.timeline,
+            policy=make_instance_policy(spec.instance_policy, spec.econo),
+            promised_share=spec.promised_share,
+            ends_answers=spec.hides_lengths,
         )
         self.instances.append(instance)
         return instance
@@ -157,7 +161,7 @@ class SimCluster:
         job = Job(
             request_id=info.request_id,
             prompt_tokens=info.prompt_tokens,
-            max_tokens=record.arrival.output_tokens,
+            max_tokens=info.max_tokens if self.spec.hides_lengths else record.arrival.output_tokens,
             predicted_tokens=info.predicted_tokens,
             slo=info.slo,
             arrival_s=info.arrival_s,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rondo.perf.profile import LatencyProfile
 from rondo.policy import events
 from rondo.policy.instance import InstanceScheduler
+from rondo.policy.instance_policy import InstancePolicy
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job, StepOutcome, StepPlan
 from rondo.policy.progress import NOTHING, progress_of
 from rondo.policy.turns import TurnEnd
 from rondo.types import Batching, Phase, Progress, StepStat
 from rondo_bench.sim.clock import VirtualClock
+from rondo_bench.sim.ends import answers_ending
 from rondo_bench.sim.records import InstanceRecord, KvSample, PhaseSpan, RequestRecord
 
 
@@ -36,6 +38,11 @@ class SimInstance:
 
     Reports go out when something began or ended and whenever `eager` says that requests wait for
     one; steps in between are held and reported together, as a worker does.
+
+    Args:
+        policy: whose prompt is next, and who gets KV. promised_share: what the macro-instance may
+            count on, over the pool. ends_answers: end them at the length that they have in truth,
+            as an engine's last token would; else their limit does.
     """
 
     def __init__(
@@ -48,6 +55,9 @@ class SimInstance:
         *,
         ended: Callable[[int], None],
         timeline: bool,
+        policy: InstancePolicy,
+        promised_share: float = 1.0,
+        ends_answers: bool = False,
     ) -> None:
         self.record = record
         self.requests: dict[str, RequestRecord] = {}
@@ -61,12 +71,13 @@ class SimInstance:
             max_running=max_running,
             max_prefill_tokens=max_prefill_tokens,
             step_cost=latency,
+            policy=policy,
         )
         self.info = events.InstanceInfo(
             instance_id=record.instance_id,
             latency=latency,
             block_size=latency.block_size,
-            num_blocks=latency.num_blocks,
+            num_blocks=int(promised_share * latency.num_blocks),
             max_model_len=latency.num_blocks * latency.block_size,
             max_running=max_running,
             max_prefill_tokens=max_prefill_tokens,
@@ -75,6 +86,7 @@ class SimInstance:
         self._latency = latency
         self._ended = ended
         self._timeline = timeline
+        self._ends_answers = ends_answers
         self._stepping = False
         self._held: list[StepStat] = []
 
@@ -166,7 +178,7 @@ class SimInstance:
         if not self.alive:
             return
         plan, duration_s = step
-        outcome = self.scheduler.advance(plan)
+        outcome = self.scheduler.advance(plan, self._ending(plan))
         self._held.append(plan.stat(duration_s))
         self._account(plan, duration_s)
         changed = outcome.prefilled or outcome.started or outcome.finished
@@ -175,6 +187,15 @@ class SimInstance:
         if changed or (self.owner and self.owner.waiting()):
             self._report(outcome)
         self._step(None)
+
+    def _ending(self, plan: StepPlan) -> Sequence[str]:
+        """Requests that the step ends, unless their limit does."""
+        if not self._ends_answers:
+            return ()
+        requests = self.requests
+        return answers_ending(
+            self.scheduler.board, plan, lambda each: requests[each].arrival.output_tokens
+        )
 
     def _keep(self, outcome: StepOutcome, duration_s: float) -> None:
         now_s = self._clock.now_s

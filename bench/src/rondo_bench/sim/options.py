@@ -7,9 +7,10 @@ import argparse
 from rondo.errors import ConfigError
 from rondo.perf.profile import load_profile
 from rondo.policy.catalog import PolicySettings, make_policy
+from rondo.policy.econoserve import INSTANCE_POLICY_NAMES
 from rondo.policy.fudg import FudgSettings
 from rondo.types import Slo
-from rondo_bench.sim.spec import ClusterSpec, LinkSpec
+from rondo_bench.sim.spec import BLOCK_GROWTH, ClusterSpec, LinkSpec
 from rondo_bench.sim.workload import WorkloadSpec
 
 
@@ -21,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--lengths", metavar="CSV", help="prompt and answer lengths to draw from")
     source.add_argument("--trace", metavar="CSV|JSONL", help="requests to replay")
     add("--policy", default="padg", metavar="NAME", help="see docs/policies.md")
+    add("--instance-policy", default=BLOCK_GROWTH, choices=INSTANCE_POLICY_NAMES, help="of KV")
     add("--instances", type=int, default=8, metavar="N")
     add("--macros", type=int, default=1, metavar="N", help="macro-instances that share them")
     add("--rate", type=float, default=None, metavar="R", help="requests per second; scales a trace")
@@ -30,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--ttft-s", type=float, default=5.0, metavar="X")
     add("--tpot-s", type=float, default=0.1, metavar="Y")
     add("--kv-tokens", type=int, default=None, metavar="N", help="default: the profile's pool")
+    add("--promised-share", type=float, default=1.0, metavar="X", help="of the pool, to the policy")
     add("--cpu-ms", type=float, default=4.0, metavar="M", help="engine overhead of a step")
     add("--chunk-tokens", type=int, default=512, metavar="N", help="budget of a chunked step")
     add("--prefill-tokens", type=int, default=4096, metavar="N", help="limit of a prefill step")
@@ -106,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
         if not getattr(args, name) >= low:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(option, f"must be at least {low}, not {getattr(args, name)}")
-    for name in ("ttft_s", "tpot_s"):
+    for name in ("ttft_s", "tpot_s", "promised_share"):
         if not getattr(args, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')}", "must be above 0")
     if args.kv_tokens is not None and args.kv_tokens < 1:
@@ -132,7 +135,9 @@ def cluster_of(args: argparse.Namespace) -> ClusterSpec:
         num_macros=args.macros,
         slo=Slo(ttft_s=args.ttft_s, tpot_s=args.tpot_s),
         settings=settings,
+        instance_policy=args.instance_policy,
         kv_tokens=args.kv_tokens,
+        promised_share=args.promised_share,
         cpu_ms=args.cpu_ms,
         max_running=args.max_running,
         max_prefill_tokens=args.prefill_tokens,

@@ -11,8 +11,13 @@ import msgspec
 from rondo.errors import ConfigError
 from rondo.perf.profile import LatencyProfile
 from rondo.policy.catalog import PolicySettings
+from rondo.policy.econoserve import EconoSettings
 from rondo.policy.fudg import FudgSettings, spread
+from rondo.policy.instance_policy import InstancePolicy
 from rondo.types import Slo
+
+#: The instance policy that looks at no predicted length, nor at the longest that is allowed.
+BLOCK_GROWTH = InstancePolicy.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,12 @@ class ClusterSpec:
     """A cluster of equal instances.
 
     Args:
+        instance_policy, econo: what instances go by when they choose prompts and give out KV, and
+            its settings.
         kv_tokens: size of an instance's pool; None takes the profile's.
+        promised_share: KV that the policy may count on, over what an instance has. Above 1 the
+            predicted ends of what it places there may add up to more than the pool, as not all end
+            at once; what then runs short is the instance's business.
         cpu_ms: engine overhead of each step, in place of the profile's.
         max_prefill_tokens: limit of a step that is not told another (`Batching.tokens`).
         answer_limit_tokens: what schedulers are told as a request's longest answer.
@@ -74,7 +84,10 @@ class ClusterSpec:
     slo: Slo
     num_macros: int = 1
     settings: PolicySettings = field(default_factory=PolicySettings)
+    instance_policy: str = BLOCK_GROWTH
+    econo: EconoSettings = EconoSettings()
     kv_tokens: int | None = None
+    promised_share: float = 1.0
     cpu_ms: float = 4.0
     max_running: int = 256
     max_prefill_tokens: int = 4096
@@ -91,6 +104,12 @@ class ClusterSpec:
         if self.kv_tokens is not None:
             num_blocks = max(1, self.kv_tokens // self.profile.block_size)
         return msgspec.structs.replace(self.profile, cpu_ms=self.cpu_ms, num_blocks=num_blocks)
+
+    @property
+    def hides_lengths(self) -> bool:
+        """Whether instances are told the longest answer that is allowed instead of the length that
+        it will have, which ends it just as well where nobody looks at it before."""
+        return self.instance_policy != BLOCK_GROWTH
 
     def macro_sizes(self) -> list[int]:
         """Instances of each macro-instance; none where a scaler makes them."""
