@@ -109,6 +109,15 @@ def experiments() -> dict[str, list[Json]]:
             goodput(6, dataset="sharegpt", variant="mean"),
         ],
         "lengths": lengths_records(),
+        "instances": [
+            goodput(rate, **{**case, "system": system}, instance_policy=policy, prediction="file",
+                    tuned=tuned, instances=instances, at_rate=10.0)
+            for system, policy, rate, tuned, instances in (
+                ("fudg", "block-growth", 10.0, {"prefill_instances": 1}, 8),
+                ("chunked-jsq", "econoserve", 12.5, {"order": "first-come"}, 7),
+                ("padg", "block-growth", 2.0, {}, None),
+            )
+        ],
         "beyond": [{"check": "low load", **case, "values": {"attainment": 0.9995}}],
         "mitosis": mitosis_records(),
         "parity": [
@@ -178,7 +187,7 @@ def test_every_section_appears_with_its_plots_and_tables(full: tuple[str, str]) 
         section = page.split(f'<section id="{name}">')[1].split("</section>")[0]
         assert f"<h2>{title}</h2>" in section
         assert "<table>" in section
-        assert ("<svg" in section) == (name not in ("lengths", "beyond", "speed"))
+        assert ("<svg" in section) == (name not in ("lengths", "instances", "beyond", "speed"))
         assert f"Made by: rondo-bench experiment {name} (seeds 1, 2; up to 100 requests" in section
     assert "Left out" not in page
 

@@ -12,12 +12,13 @@ from rondo.errors import ConfigError
 from rondo_bench.experiments.beyond import run_beyond, run_mitosis
 from rondo_bench.experiments.cases import DATASETS, GPUS, MOST_REQUESTS, SEEDS, Folders
 from rondo_bench.experiments.grid import TARGETS, all_cases, run_grid
+from rondo_bench.experiments.instances import run_instances
 from rondo_bench.experiments.lengths import RUN_SEEDS, run_lengths
 from rondo_bench.experiments.results import with_others, write
 from rondo_bench.experiments.speed import run_speed
 from rondo_bench.experiments.sweeps import SWEEPS, run_sweep
 
-NAMES = ("grid", *SWEEPS, "lengths", "beyond", "mitosis", "speed")
+NAMES = ("grid", *SWEEPS, "lengths", "instances", "beyond", "mitosis", "speed")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         records = with_others(folders.results, records)
     elif args.name == "lengths":
         records = run_lengths(folders, args.jobs, say)
+    elif args.name == "instances":
+        records = run_instances(folders, args.jobs, say)
     elif args.name == "beyond":
         records = run_beyond(folders, args.jobs, say)
     elif args.name == "mitosis":
@@ -66,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         records = run_speed(folders, say)
     else:
         records = run_sweep(args.name, folders, args.jobs, say)
-    seeds = RUN_SEEDS if args.name == "lengths" else SEEDS
+    seeds = RUN_SEEDS if args.name in ("lengths", "instances") else SEEDS
     path = write(folders.results, args.name, records, seeds=seeds, requests=MOST_REQUESTS)
     print(path)
     return 0

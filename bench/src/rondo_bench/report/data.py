@@ -100,6 +100,17 @@ class LengthsRecord(Goodput, frozen=True, kw_only=True):
     classes: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class InstancesRecord(SystemGoodput, frozen=True, kw_only=True):
+    """Goodput of a system with an instance policy, and with how many `instances` it holds the rate
+    `at_rate`; None: more than were tried."""
+
+    instance_policy: str
+    prediction: str
+    tuned: dict[str, float | str]
+    instances: Annotated[int, msgspec.Meta(ge=1)] | None
+    at_rate: NonNegative
+
+
 class BeyondRecord(Record, frozen=True, kw_only=True):
     """Named numbers of a check that the paper does not make."""
 
@@ -167,6 +178,7 @@ RECORD_TYPES: dict[str, type[Record]] = {
     "scale": ScaleRecord,
     "ablations": AblationRecord,
     "lengths": LengthsRecord,
+    "instances": InstancesRecord,
     "beyond": BeyondRecord,
     "mitosis": MitosisRecord,
     "parity": ParityRecord,

@@ -11,6 +11,7 @@ from rondo_bench.report import sections_run as runs
 from rondo_bench.report.data import RECORD_TYPES, Results
 from rondo_bench.report.section import TITLES, Section
 from rondo_bench.report.sections_grid import grid_section
+from rondo_bench.report.sections_instances import instances_section
 from rondo_bench.report.sections_lengths import lengths_section
 from rondo_bench.report.style import css_variables
 
@@ -22,6 +23,7 @@ _MAKERS: dict[str, Callable[[Results], Section]] = {
     "scale": goodput.scale_section,
     "ablations": goodput.ablations_section,
     "lengths": lengths_section,
+    "instances": instances_section,
     "beyond": runs.beyond_section,
     "mitosis": runs.mitosis_section,
     "parity": runs.parity_section,

@@ -10,7 +10,7 @@ from rondo_bench.report.sections_grid import ratio_summary
 from rondo_bench.report.tables import Cell, Table
 
 #: Sections that are short enough to be there whole.
-_WHOLE = ("lengths", "parity", "speed")
+_WHOLE = ("lengths", "instances", "parity", "speed")
 
 
 def summary(results: Results, sections: list[Section], page: str) -> str:

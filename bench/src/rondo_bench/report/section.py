@@ -34,6 +34,7 @@ TITLES = {
     "scale": "More instances",
     "ablations": "Parts of the policy exchanged",
     "lengths": "Instances specialised by answer length",
+    "instances": "Instances that plan KV, where it is tight",
     "beyond": "Beyond the paper",
     "mitosis": "Scaling by mitosis",
     "parity": "Simulator against live cluster",
