@@ -100,15 +100,19 @@ class LengthsRecord(Goodput, frozen=True, kw_only=True):
     classes: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class InstancesRecord(SystemGoodput, frozen=True, kw_only=True):
-    """Goodput of a system with an instance policy, and with how many `instances` it holds the rate
-    `at_rate`; None: more than were tried."""
+class InstancesRecord(Record, frozen=True, kw_only=True):
+    """With how many `instances` a system holds an offered rate (requests/s) at a target, and what
+    it attains there; None: with none of those that were tried."""
 
+    system: str
     instance_policy: str
+    dataset: str
+    target: Share
     prediction: str
-    tuned: dict[str, float | str]
+    rate: NonNegative
     instances: Annotated[int, msgspec.Meta(ge=1)] | None
-    at_rate: NonNegative
+    attainment: Share
+    tuned: dict[str, float | str]
 
 
 class BeyondRecord(Record, frozen=True, kw_only=True):
