@@ -34,7 +34,7 @@ def lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(instances, "RIVAL", FUDG)
     monkeypatch.setattr(instances, "NUM_INSTANCES", 3)
     monkeypatch.setattr(instances, "RUN_SEEDS", (1,))
-    monkeypatch.setattr(instances, "SPAN_S", 5.0)
+    monkeypatch.setattr(instances, "SPAN_S", 4.0)
     monkeypatch.setattr(instances, "FINE", 1.3)
     monkeypatch.setattr(instances, "TUNING", 1.3)
     return str(tmp_path)
@@ -79,7 +79,7 @@ def test_the_fewest_are_looked_for_on_both_sides(
         def __init__(self, cluster: ClusterSpec, *_: str) -> None:
             self.cluster = cluster
 
-        def attainment(self, rate: float) -> float:
+        def attainment(self, rate: float, target: float) -> float:
             """Only first come, first served holds it, and from `least` instances on."""
             if self.cluster.econo.order != "first-come":
                 return 0.5
