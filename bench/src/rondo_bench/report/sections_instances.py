@@ -35,7 +35,7 @@ def _table(records: Sequence[InstancesRecord]) -> Table:
     rows = []
     for record in sorted(records, key=lambda r: (r.instances or float("inf"), -r.attainment)):
         instances = MISSING if record.instances is None else Cell(str(record.instances))
-        tuned = ", ".join(f"{name} {value}" for name, value in sorted(record.tuned.items()))
+        tuned = ", ".join(_setting(*item) for item in sorted(record.tuned.items()))
         names = texts(label(record.system), record.instance_policy)
         rows.append([*names, instances, percent(record.attainment), *texts(tuned or MISSING.text)])
     caption = (
@@ -44,3 +44,7 @@ def _table(records: Sequence[InstancesRecord]) -> Table:
     )
     heads = ["system", "KV by", "instances", "attained", "tuned to"]
     return Table(caption, heads, rows, 2)
+
+
+def _setting(name: str, value: float | str) -> str:
+    return f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}"
