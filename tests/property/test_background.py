@@ -90,6 +90,7 @@ class Drive:
     lines=requests,
     profile=st.sampled_from(PROFILES),
     blocks=st.integers(24, 80),
+    most=st.sampled_from([1, 5, 16, 256]),
     batching=batchings,
     timed=st.booleans(),
 )
@@ -98,6 +99,7 @@ def test_never_in_the_way_and_all_done(
     lines: list[tuple[int, int, int, bool]],
     profile: LatencyModel,
     blocks: int,
+    most: int,
     batching: Batching,
     timed: bool,
 ) -> None:
@@ -105,7 +107,7 @@ def test_never_in_the_way_and_all_done(
     scheduler = InstanceScheduler(
         ledger,
         max_running=8,
-        max_prefill_tokens=256,
+        max_prefill_tokens=most,
         step_cost=profile if timed else None,
     )
     drive = Drive(scheduler, profile)

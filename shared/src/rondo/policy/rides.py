@@ -20,7 +20,8 @@ from rondo.types import LatencyModel
 RIDE_SHARE = 0.02
 #: Of a foreground step: the most that is saved up, and so the most that one step is longer.
 BURST_SHARE = 0.2
-#: A prompt's chunk has at least so many tokens, unless it is its last.
+#: A prompt's chunk has at least so many tokens, or half of what a step may have where that is less,
+#: unless it is its last.
 LEAST_CHUNK = 16
 #: Steps with chunks of background prompts alone: a newcomer waits for the end of one.
 SLACK_STEP_S = 0.05
@@ -49,6 +50,7 @@ class Rides:
         self._board = board
         self._max_running = max_running
         self._max_prefill_tokens = max_prefill_tokens
+        self._least_chunk = max(1, min(LEAST_CHUNK, max_prefill_tokens // 2))
         self._cost = cost
         self.saved_s = 0.0
         """Earned and not spent."""
@@ -93,8 +95,8 @@ class Rides:
             must = not foreground and not step.num_decodes and not chunks  # else nothing would run
             count = step.most(min(left, room), job.cached, limit_s)
             if must:
-                count = max(count, min(left, room, LEAST_CHUNK))
-            if count < min(left, LEAST_CHUNK) or not self._claim(job):
+                count = max(count, min(left, self._least_chunk))
+            if count < min(left, self._least_chunk) or not self._claim(job):
                 break
             # What it shares with others need not be computed.
             count = min(count, job.known - job.cached)
