@@ -1,7 +1,9 @@
 """Grammars of requests: which tokens may come next, as one bit mask for a whole batch.
 
-llguidance computes the masks; it works lazily, so a grammar costs milliseconds to begin with and
-tens of microseconds a token. It is loaded with the first request that needs it.
+A grammar follows the tokens that its sequence has, and not those that were drawn: a step that is
+run again draws them again. llguidance computes the masks; it works lazily, so a grammar costs
+milliseconds to begin with and tens of microseconds a token. It is loaded with the first request
+that needs it.
 
 Surface: `GrammarTable`.
 """
@@ -9,7 +11,8 @@ Surface: `GrammarTable`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ import numpy.typing as npt
 
 from rondo.grammar import INITIAL_FUEL, MAX_STATES, STEP_FUEL
 from rondo_worker.engines.base import EngineRequest, UnsupportedRequest
+from rondo_worker.engines.sequences import LiveSequence
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -26,6 +30,22 @@ if TYPE_CHECKING:
 KEPT_GRAMMARS = 64
 
 Bitmask = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class _Follower:
+    """A grammar behind the first `num_tokens` tokens of its sequence, prompt included."""
+
+    matcher: LLMatcher
+    num_tokens: int
+
+    def follow(self, tokens: Sequence[int]) -> LLMatcher:
+        """Takes the tokens that are new."""
+        for token in tokens[self.num_tokens :]:
+            if not self.matcher.is_stopped():
+                self.matcher.consume_token(token)
+        self.num_tokens = len(tokens)
+        return self.matcher
 
 
 class GrammarTable:
@@ -43,7 +63,7 @@ class GrammarTable:
         self._eos = list(eos_token_ids)
         self._tokenizer: LLTokenizer | None = None
         self._fresh: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._live: dict[str, LLMatcher] = {}
+        self._live: dict[str, _Follower] = {}
 
     @property
     def width(self) -> int:
@@ -69,7 +89,7 @@ class GrammarTable:
         done = list(request.prompt[-request.num_resumed :]) if request.num_resumed else []
         if done and not matcher.consume_tokens(done):
             raise UnsupportedRequest("grammar", "the answer so far does not fit the grammar")
-        self._live[request.request_id] = matcher
+        self._live[request.request_id] = _Follower(matcher, len(request.prompt))
 
     def remove(self, request_id: str) -> None:
         """Forgets a request; unknown ids are ignored."""
@@ -79,27 +99,19 @@ class GrammarTable:
         """Forgets all requests."""
         self._live.clear()
 
-    def mask(self, request_ids: Sequence[str]) -> Bitmask:
+    def mask(self, requests: Sequence[tuple[str, LiveSequence]]) -> Bitmask:
         """Bits [requests, ceil(vocabulary / 32)] of what may come next; `in` tells who has one.
 
         Raises:
             UnsupportedRequest: a grammar outgrew llguidance's limits; names its request.
         """
-        bits = np.zeros((len(request_ids), self.width), dtype=np.int32)
-        for row, request_id in enumerate(request_ids):
-            matcher = self._live[request_id]
-            line = bits[row]
+        bits = np.zeros((len(requests), self.width), dtype=np.int32)
+        for line, (request_id, row) in zip(bits, requests, strict=True):
+            matcher = self._live[request_id].follow(row.tokens)
             matcher.unsafe_compute_mask_ptr(line.ctypes.data, line.nbytes)
             if matcher.is_error():
                 raise UnsupportedRequest("grammar", matcher.get_error(), (request_id,))
         return bits
-
-    def advance(self, tokens: Mapping[str, int]) -> None:
-        """Takes the tokens that were drawn, by request id."""
-        for request_id, token in tokens.items():
-            matcher = self._live.get(request_id)
-            if matcher is not None and not matcher.is_stopped():
-                matcher.consume_token(token)
 
     def _new(self, text: str) -> LLMatcher:
         fresh = self._fresh.get(text)

@@ -41,7 +41,7 @@ class StepSampler:
     def __init__(self, spec: EngineSpec, folder: Path) -> None:
         self._eos = spec.eos_token_ids
         self._grammars = GrammarTable(folder, spec.vocab_size, spec.eos_token_ids)
-        self._prompts: dict[str, Logprobs] = {}  # as far as the prefills have come
+        self._prompts: dict[str, Logprobs] = {}  # until an answer begins, for steps that run again
         self._logprobs = NO_LOGPROBS
 
     def add(self, request: EngineRequest) -> None:
@@ -75,6 +75,8 @@ class StepSampler:
         Args:
             logits: [rows, vocabulary], the rows that `BatchBuilder` selects for this plan.
         """
+        if self._prompts:
+            self._forget_prompts(plan, rows)
         if any(row.scores_prompt for row in rows):
             done, logits = self._score_prompts(plan, rows, logits)
         else:
@@ -87,11 +89,15 @@ class StepSampler:
             self._logprobs = NO_LOGPROBS
             return {}, logits[:0]
         ids = [request_id for request_id, _ in done]
-        tokens = sample(logits, [self._draw(row) for _, row in done], self._allowed(ids))
+        tokens = sample(logits, [self._draw(row) for _, row in done], self._allowed(done))
         self._logprobs = self._collect(done, logits, tokens)
-        chosen = dict(zip(ids, tokens.tolist(), strict=True))
-        self._grammars.advance(chosen)
-        return chosen, logits
+        return dict(zip(ids, tokens.tolist(), strict=True)), logits
+
+    def _forget_prompts(self, plan: StepPlan, rows: Sequence[LiveSequence]) -> None:
+        """Of answers that have begun."""
+        for item, row in zip(plan.items, rows, strict=True):
+            if not row.fresh:
+                self._prompts.pop(item.request_id, None)
 
     def _score_prompts(
         self, plan: StepPlan, rows: Sequence[LiveSequence], logits: torch.Tensor
@@ -113,13 +119,13 @@ class StepSampler:
             banned = (*self._eos, *sampling.stop_token_ids)
         return Draw(sampling, index, row.output_counts, row.tokens, banned)
 
-    def _allowed(self, ids: Sequence[str]) -> Allowed | None:
+    def _allowed(self, done: Sequence[tuple[str, LiveSequence]]) -> Allowed | None:
         if not self._grammars:
             return None
-        rows = [index for index, request_id in enumerate(ids) if request_id in self._grammars]
+        rows = [index for index, (request_id, _) in enumerate(done) if request_id in self._grammars]
         if not rows:
             return None
-        return Allowed(rows, self._grammars.mask([ids[row] for row in rows]))
+        return Allowed(rows, self._grammars.mask([done[row] for row in rows]))
 
     def _score(self, line: Line, logits: torch.Tensor) -> None:
         """Keeps the logprobs of the prompt's tokens that this chunk's rows foretell."""
@@ -148,8 +154,7 @@ class StepSampler:
         ]
         prompts = {}
         if self._prompts:
-            complete = [request_id for request_id, _ in done if request_id in self._prompts]
-            prompts = {request_id: self._prompts.pop(request_id) for request_id in complete}
+            prompts = {r: self._prompts[r] for r, _ in done if r in self._prompts}
         if not wanted:
             return StepLogprobs({}, prompts) if prompts else NO_LOGPROBS
         packed = pack_each(logits, tokens, wanted)

@@ -209,11 +209,9 @@ class VllmEngine:
         for request_id, new in tokens.items():
             if len(new) != 1:
                 raise EngineError(f"vLLM sampled {len(new)} tokens for {request_id}, expected 1")
-        chosen = {request_id: new[0] for request_id, new in tokens.items()}
-        self._grammars.advance(chosen)
         new_logprobs = read_logprobs(result, dict(drawn))
         self._logprobs = self._logprobs.joined(new_logprobs)
-        return chosen
+        return {request_id: new[0] for request_id, new in tokens.items()}
 
     def _resumed(self, items: Sequence[PlanItem], by_id: dict[str, LiveSequence]) -> dict[str, int]:
         """Requests that vLLM hears of now, and how much of their answer another instance gave."""

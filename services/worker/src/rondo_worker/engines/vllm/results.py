@@ -55,7 +55,7 @@ def grammar_output(
     lines = []
     for request_id, row in masked:
         if request_id in grammars:
-            lines.append(grammars.mask([request_id])[0])
+            lines.append(grammars.mask([(request_id, row)])[0])
         else:
             banned = [*eos_token_ids, *row.request.sampling.stop_token_ids]
             lines.append(_all_but(banned, width))
