@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from rondo_gateway.batches import lines
 from rondo_gateway.batches.lines import LineError, parse_line
-from rondo_gateway.batches.window import Window
 
 CHAT = "/v1/chat/completions"
 
@@ -94,21 +93,3 @@ def test_results_count_their_tokens() -> None:
     }
     refused = lines.answered(5, "batch_1", "a", 400, "req", b"{}")
     assert (refused.ok, refused.input_tokens) == (False, 0)
-
-
-def test_the_window_grows_until_refused_and_halves_once_for_a_burst() -> None:
-    window = Window(64)
-    for _ in range(100):
-        window.answered()
-    assert window.size == 64
-    for _ in range(64):  # all that ran were refused for one reason
-        window.refused()
-    assert window.size == 32
-    window.refused()
-    assert window.size == 16
-    for _ in range(400):
-        window.refused()
-    assert window.size >= 1
-    before = window.size
-    window.answered()
-    assert window.size <= before + 1

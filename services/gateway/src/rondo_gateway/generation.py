@@ -24,6 +24,7 @@ from rondo.types import FinishReason
 from rondo.wire.messages import FirstToken
 from rondo_gateway.attainment import CANCELLED
 from rondo_gateway.attempt import Attempt, Links, Prompt
+from rondo_gateway.background import placed
 from rondo_gateway.ledger import ledger_of
 from rondo_gateway.metrics import EndedAnswer
 from rondo_gateway.security.spent import spend
@@ -76,6 +77,7 @@ class Generation:
             self._submitted_s = time.monotonic()
             await self._attempt.start()
             self._times.admitted_s = time.monotonic()
+            placed()
         except RondoError as error:
             self._outcome = type(error).__name__
             raise

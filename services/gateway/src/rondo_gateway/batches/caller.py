@@ -5,12 +5,14 @@ So a line is checked, answered and refused exactly as the same request over HTTP
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 from starlette.types import ASGIApp
 
 from rondo_gateway import request_id, slo
+from rondo_gateway.background import when_placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,13 @@ class LineCaller:
             timeout=None,
         )
 
-    async def call(self, url: str, body: bytes) -> Answer:
-        """The answer of the application; cancelling gives the request up."""
+    async def call(self, url: str, body: bytes, on_placed: Callable[[], None]) -> Answer:
+        """The answer of the application; cancelling gives the request up.
+
+        Args:
+            on_placed: called when an instance has taken the line, or one of its choices.
+        """
+        when_placed(on_placed)
         response = await self._client.post(url, content=body)
         after = response.headers.get("retry-after-ms", "")
         return Answer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -19,7 +20,7 @@ from rondo_gateway.batches.outcome import write_files
 from rondo_gateway.batches.record import HeldRecord, moved
 from rondo_gateway.batches.result_log import ResultLog
 from rondo_gateway.batches.store import FileStore
-from rondo_gateway.batches.window import Window
+from rondo_gateway.batches.window import Place, Window
 
 log = logging.getLogger("rondo.gateway")
 
@@ -47,6 +48,7 @@ class BatchRunner:
         self._log = ResultLog(store, held.record.batch_id)
         self._window = Window(most_lines)
         self._running: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
 
     @property
     def record(self) -> BatchRecord:
@@ -114,20 +116,27 @@ class BatchRunner:
     async def _feed(self) -> None:
         """Starts lines as the window has room; returns when all have a result."""
         async for number, line in self._open_lines():
-            while len(self._running) >= self._window.size:
-                await asyncio.wait(self._running, return_when="FIRST_COMPLETED")
-                self._reap()
-            self._running.add(asyncio.create_task(self._run_line(number, line)))
+            while not self._window.is_open:
+                await self._next_change()
+            place = self._window.enter()
+            task = asyncio.create_task(self._run_line(place, number, line))
+            task.add_done_callback(partial(self._ended, place))
+            self._running.add(task)
         while self._running:
-            await asyncio.wait(self._running)
-            self._reap()
+            await self._next_change()
         await self._log.settled()
 
-    def _reap(self) -> None:
-        over = {task for task in self._running if task.done()}
-        self._running -= over
-        for task in over:
-            task.result()  # what a line did not expect ends the work on its batch
+    async def _next_change(self) -> None:
+        await self._window.change()
+        if self._failure is not None:
+            raise self._failure
+
+    def _ended(self, place: Place, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # What a line did not expect ends the work on its batch.
+            self._failure = task.exception() or self._failure
+        place.leave()
 
     async def _open_lines(self) -> AsyncIterator[tuple[int, bytes]]:
         source = await self._store.find(self.record.input_file_id)
@@ -139,9 +148,9 @@ class BatchRunner:
                 yield number, line
             number += 1
 
-    async def _run_line(self, number: int, line: bytes) -> None:
+    async def _run_line(self, place: Place, number: int, line: bytes) -> None:
         found = lines.parse_line(line, self.record.endpoint)  # checked before
-        answer = await self._answer(found.url, bytes(found.body))
+        answer = await self._answer(place, found.url, bytes(found.body))
         batch_id = self.record.batch_id
         result = lines.answered(
             *(number, batch_id, found.custom_id),
@@ -154,29 +163,26 @@ class BatchRunner:
             )
         self._log.add(result)
 
-    async def _answer(self, url: str, body: bytes) -> Answer:
+    async def _answer(self, place: Place, url: str, body: bytes) -> Answer:
         """The line's last word: what the cluster cannot do now is tried again later."""
         failures = 0
         for tries in count(1):
-            answer = await self._caller.call(url, body)
+            answer = await self._caller.call(url, body, place.taken)
             if answer.status in BUSY:
-                self._window.refused()
                 failures = 0
                 wait_s = answer.retry_after_s or backoff_s(tries)
             elif answer.status >= 500 and failures + 1 < MAX_TRIES:
                 failures += 1
                 wait_s = backoff_s(failures)
             else:
-                self._window.answered()
                 break
+            place.again()
             await asyncio.sleep(wait_s)
         return answer
 
     async def _give_up(self, feeding: asyncio.Task[None]) -> None:
         await end_task(feeding)
-        for task in self._running:
-            await end_task(task)
-        self._running.clear()
+        await end_task(*self._running)
 
     async def _mark_expired(self) -> None:
         """Tells of each line without a result that there will be none."""

@@ -1,40 +1,72 @@
-"""How many lines of a batch run side by side: more while all goes well, fewer when refused."""
+"""How many lines of a batch run side by side: as many as the instances have room for."""
 
 from __future__ import annotations
 
+import asyncio
+
 
 class Window:
-    """Additive increase, multiplicative decrease, as TCP does it (RFC 5681).
+    """Keeps a few lines of a batch ahead of what the instances have taken.
+
+    A line waits until an instance has taken it, and its coordinator has one do that once there is
+    room. So a few that wait fill whatever room there is within some round trips, and coordinators'
+    queues stay short, however many batches run.
 
     Args:
-        most: lines at once.
+        most: lines at once, those that wait included.
     """
 
-    START = 8
+    AHEAD = 16
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._size = float(min(self.START, most))
-        self._growing_fast = True
-        self._hold = 0
+        self._changed = asyncio.Event()
+        self.num_lines = 0
+        self.num_waiting = 0
 
     @property
-    def size(self) -> int:
-        """Lines that may run now."""
-        return int(self._size)
+    def is_open(self) -> bool:
+        """Whether one more line may enter."""
+        return self.num_lines < self._most and self.num_waiting < self.AHEAD
 
-    def answered(self) -> None:
-        """A line was answered."""
-        self._hold = max(0, self._hold - 1)
-        grown = self._size + (1.0 if self._growing_fast else 1.0 / self._size)
-        self._size = min(grown, float(self._most))
+    def enter(self) -> Place:
+        """A line begins: it waits."""
+        return Place(self)
 
-    def refused(self) -> None:
-        """A line was refused for want of capacity."""
-        self._growing_fast = False
-        if self._hold:
-            self._hold -= 1
-            return
-        # What runs beside it will be refused for the same reason.
-        self._hold = self.size - 1
-        self._size = max(1.0, self._size / 2)
+    async def change(self) -> None:
+        """Returns when a line has been taken, or has left."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def count(self, lines: int, waiting: int) -> None:
+        """For places: so many more."""
+        self.num_lines += lines
+        self.num_waiting += waiting
+        self._changed.set()
+
+
+class Place:
+    """Where a line stands in its batch's window."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._waits = True
+        window.count(1, 1)
+
+    def taken(self) -> None:
+        """An instance has the line, or one of its choices."""
+        self._set(waits=False)
+
+    def again(self) -> None:
+        """It has to be asked for anew."""
+        self._set(waits=True)
+
+    def leave(self) -> None:
+        """The line is over."""
+        self._set(waits=False)
+        self._window.count(-1, 0)
+
+    def _set(self, *, waits: bool) -> None:
+        if waits != self._waits:
+            self._waits = waits
+            self._window.count(0, 1 if waits else -1)
