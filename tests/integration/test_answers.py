@@ -115,7 +115,6 @@ async def test_an_error_comes_after_the_tokens_that_were_there(peer: Peer) -> No
 
 
 async def test_an_instance_that_is_gone_ends_its_answers(peer: Peer) -> None:
-    await peer.registered("a")
     generation, result = await peer.begin()
     await peer.frame(0, *TOKENS[:3])
     reading = asyncio.create_task(read(generation, result))
@@ -128,8 +127,22 @@ async def test_an_instance_that_is_gone_ends_its_answers(peer: Peer) -> None:
     assert result.text == text_of(TOKENS[:3])
 
 
+@pytest.mark.parametrize("gone", ["before", "after"])
+async def test_a_prompt_on_an_instance_that_is_gone_is_doubted_at_once(
+    peer: Peer, gone: str
+) -> None:
+    if gone == "before":
+        await peer.registered(None)
+    generation, result = await peer.begin()
+    if gone == "after":
+        await peer.registered(None)
+    with pytest.raises(InstanceLost):
+        await read(generation, result)
+    generation.close()
+    assert await peer.resyncs(1) == [0], "one question, and no others after silences"
+
+
 async def test_an_instance_that_started_anew_has_lost_its_answers(peer: Peer) -> None:
-    await peer.registered("a")
     generation, result = await peer.begin()
     await peer.frame(0, *TOKENS[:3])
     reading = asyncio.create_task(read(generation, result))
@@ -143,7 +156,6 @@ async def test_an_instance_that_started_anew_has_lost_its_answers(peer: Peer) ->
 
 @pytest.mark.parametrize("knows", [True, False])
 async def test_a_prompt_sent_around_a_restart_is_asked_for(peer: Peer, knows: bool) -> None:
-    await peer.registered("a")
     generation, result = await peer.begin()
     reading = asyncio.create_task(read(generation, result))
     await peer.registered("b")

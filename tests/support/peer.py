@@ -14,6 +14,7 @@ from rondo.types import FinishReason
 from rondo.wire import messages as m
 from rondo.wire.codec import unpack_tokens
 from rondo_gateway.generation import Generation
+from tests.support.collect import eventually
 from tests.support.generations import Gateway, Result, start_gateway
 from tests.support.services import FAST, MACRO, MODEL, SPEC, Tap, stage_on
 
@@ -84,12 +85,15 @@ class Peer:
         return generation, Result()
 
     async def registered(self, incarnation: str | None) -> None:
-        """The worker's record, or that it is gone."""
+        """The worker's record, or that it is gone; the gateway knows."""
         bucket = await self.bus.key_value(subjects.INSTANCES_BUCKET)
+        there = incarnation is not None
         if incarnation is None:
             await bucket.delete("w0")
         else:
             await bucket.put("w0", _record(incarnation))
+        directory = self.gateway.directory
+        await eventually(lambda: directory.present("w0") is there, "the gateway knows of w0")
 
 
 def _record(incarnation: str) -> m.InstanceRecord:
@@ -128,5 +132,6 @@ async def peer_on(kind: str, run_dir: Path, *, max_attempts: int = 1) -> AsyncIt
             predicted_tpot_s=0.1,
         )
         await bus.subscribe(subjects.submit(MACRO), made.on_submit)
+        await made.registered("a")
         yield made
         await asyncio.gather(*made.scripts)

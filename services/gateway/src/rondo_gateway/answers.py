@@ -224,12 +224,12 @@ class Answers:
     def instance_changed(self, instance_id: str, incarnation: str | None) -> None:
         """An instance has started anew, so what ran on it is lost; or it is gone (None)."""
         for answer in list(self._live.values()):
-            if answer.instance_id != instance_id or answer.incarnation == incarnation:
+            if answer.instance_id != instance_id:
                 continue
-            if incarnation is not None and answer.incarnation is not None:
-                answer.lost()
-            else:
+            if incarnation is None or answer.incarnation is None:
                 answer.doubt()  # only the record may be gone, or it may run on the new one
+            elif answer.incarnation != incarnation:
+                answer.lost()
 
     def send(self, subject: str, message: Message) -> None:
         """Publishes without waiting, from synchronous code; a failure is only logged."""
