@@ -52,6 +52,7 @@ def test_a_line_that_is_wrong_harms_no_other(client: OpenAI) -> None:
         chat_line(2, model="nobody"),
         chat_line(3, max_tokens=10_000_000),
         chat_line(4),
+        chat_line(5, stream=True),
     ]
     batch = wait(client, submit(client, lines))
     assert batch.status == "completed"
@@ -61,8 +62,10 @@ def test_a_line_that_is_wrong_harms_no_other(client: OpenAI) -> None:
         "line-1": 400,
         "line-2": 404,
         "line-3": 400,
+        "line-5": 400,
     }
     assert errors["line-1"]["body"]["error"]["param"] == "temperature"
+    assert errors["line-5"]["body"]["error"]["param"] == "stream"
 
 
 def test_an_input_that_is_none_says_where(client: OpenAI) -> None:

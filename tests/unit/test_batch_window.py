@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import pytest
 from fastapi import FastAPI
 
 from rondo.bus import subjects
 from rondo.bus.memory import MemoryBroker, MemoryBus
+from rondo.bus.memory_kv import MemoryKeyValue
+from rondo.errors import BusUnavailable
 from rondo.wire.messages import BatchRecord, FileRecord
 from rondo_gateway.batches.caller import Answer, LineCaller
 from rondo_gateway.batches.record import HeldRecord
 from rondo_gateway.batches.runner import BatchRunner
 from rondo_gateway.batches.store import FileStore
 from rondo_gateway.batches.window import Window
+from tests.support.collect import eventually
 
 CHAT = "/v1/chat/completions"
 MOST = 100
@@ -144,6 +147,30 @@ async def test_a_line_that_is_refused_waits_again() -> None:
         assert caller.most_asked <= AHEAD, "those that were refused take the places of others"
         caller.answering.set()
     assert (held.record.status, held.record.num_completed) == ("completed", 60)
+
+
+@pytest.mark.parametrize("lease_s", [60.0, 0.0])
+async def test_lines_go_on_while_the_bus_is_away_as_long_as_the_batch_is_ours(
+    monkeypatch: pytest.MonkeyPatch, lease_s: float
+) -> None:
+    monkeypatch.setattr("rondo_gateway.batches.runner.BEAT_S", 0.001)
+    monkeypatch.setattr("rondo_gateway.batches.record.LEASE_S", lease_s)
+    tries = list[str]()
+
+    async def away(self: MemoryKeyValue, key: str, value: object, revision: int) -> int:
+        tries.append(key)
+        raise BusUnavailable("test", "away")
+
+    caller = Instances(1000)
+    over = pytest.raises(BusUnavailable) if lease_s == 0.0 else nullcontext()
+    with over:
+        async with working(caller, 60):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(MemoryKeyValue, "update", away)
+                await eventually(lambda: len(tries) >= (3 if lease_s else 1), "it is away")
+            await settle()
+            assert caller.num_asked == (60 if lease_s else 0)
+            caller.answering.set()
 
 
 async def test_what_a_line_did_not_expect_ends_the_work_on_its_batch() -> None:

@@ -137,6 +137,8 @@ class GenerateApi:
     ) -> Job:
         limit = self._served.max_model_len(model)
         if is_background(request):
+            if plan.stream:
+                raise invalid("Invalid 'stream': lines of a batch are not streamed.", "stream")
             plan = replace(plan, background=True)
         arrival_s, trace = arrival_of(request), request.headers.get("traceparent", "")
         return Job(kind, model, limit, prompts, prompt_param, plan, arrival_s, texts, trace)

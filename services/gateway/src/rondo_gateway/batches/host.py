@@ -21,13 +21,11 @@ from rondo.bus.tasks import end_task
 from rondo.errors import BusUnavailable, RevisionConflict, RondoError
 from rondo.service import logs
 from rondo.wire.messages import BatchRecord
-from rondo_gateway.batches.record import OPEN, HeldRecord, OwnerLost
-from rondo_gateway.batches.runner import BEAT_S, BatchRunner
+from rondo_gateway.batches.record import LEASE_S, OPEN, HeldRecord, OwnerLost
+from rondo_gateway.batches.runner import BatchRunner
 
 log = logging.getLogger("rondo.gateway")
 
-#: An owner that has not renewed its record for so long, by one's own clock, is gone.
-LEASE_S = 4 * BEAT_S
 LOOK_S = 0.5
 #: How long a stopping gateway tries to give its batches back.
 RELEASE_S = 3.0

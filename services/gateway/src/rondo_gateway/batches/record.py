@@ -13,6 +13,10 @@ from rondo.bus.protocol import KeyValue
 from rondo.errors import RevisionConflict, RondoError
 from rondo.wire.messages import BatchRecord
 
+#: A record is renewed so often.
+BEAT_S = 2.0
+#: An owner that has not renewed its record for so long, by one's own clock, is gone.
+LEASE_S = 4 * BEAT_S
 #: OpenAI's; the others are over.
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -33,6 +37,11 @@ class HeldRecord:
         self._lock = asyncio.Lock()
         self._renewed_s = time.monotonic()
         self.record = record
+
+    @property
+    def may_be_taken(self) -> bool:
+        """Whether it was not renewed for so long that another gateway may have it now."""
+        return time.monotonic() - self._renewed_s > LEASE_S
 
     async def change(self, update: Callable[[BatchRecord], BatchRecord] = lambda r: r) -> None:
         """Renews the record, changed by `update`, which sees what others wrote meanwhile."""

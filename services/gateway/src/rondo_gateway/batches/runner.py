@@ -12,20 +12,19 @@ import msgspec
 
 from rondo.bus.delivery import backoff_s
 from rondo.bus.tasks import end_task
+from rondo.errors import BusUnavailable
 from rondo.service import logs
 from rondo.wire.messages import BatchProblem, BatchRecord
 from rondo_gateway.batches import lines
 from rondo_gateway.batches.caller import Answer, LineCaller
 from rondo_gateway.batches.outcome import write_files
-from rondo_gateway.batches.record import HeldRecord, moved
+from rondo_gateway.batches.record import BEAT_S, HeldRecord, moved
 from rondo_gateway.batches.result_log import ResultLog
 from rondo_gateway.batches.store import FileStore
 from rondo_gateway.batches.window import Place, Window
 
 log = logging.getLogger("rondo.gateway")
 
-#: A record is renewed so often; others take it over when it was not for `LEASE_S`.
-BEAT_S = 2.0
 #: A line whose answer was a failure of ours is tried so often.
 MAX_TRIES = 3
 #: The cluster is busy or on its way up: these are tried again as long as the batch may last.
@@ -98,7 +97,7 @@ class BatchRunner:
                 await asyncio.wait({feeding, writer}, timeout=BEAT_S, return_when="FIRST_COMPLETED")
                 if writer.done():
                     writer.result()
-                await self._held.change(self._counted)
+                await self._renew()
             if feeding.done():
                 feeding.result()
             await self._give_up(feeding)
@@ -109,6 +108,15 @@ class BatchRunner:
             await self._give_up(feeding)
             await end_task(writer)
         await self._held.change(self._worked)
+
+    async def _renew(self) -> None:
+        """Shows how far it is. While the bus is away, what runs goes on as long as it is ours."""
+        try:
+            await self._held.change(self._counted)
+        except BusUnavailable as error:
+            if self._held.may_be_taken:
+                raise
+            logs.warning(log, "batch_not_renewed", batch=self.record.batch_id, error=str(error))
 
     def _may_go_on(self) -> bool:
         return self.record.status == "in_progress" and self.record.age_s < self.record.window_s
@@ -226,7 +234,7 @@ class BatchRunner:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            await self._held.change()
+            await self._renew()
 
 
 def _end_of(record: BatchRecord) -> str:
