@@ -130,6 +130,7 @@ class BatchRunner:
             task = asyncio.create_task(self._run_line(place, number, line))
             task.add_done_callback(partial(self._ended, place))
             self._running.add(task)
+            await asyncio.sleep(0)  # online requests wait for one line to begin, not for many
         while self._running:
             await self._next_change()
         await self._log.settled()
