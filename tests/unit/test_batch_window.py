@@ -134,9 +134,9 @@ async def test_room_that_comes_later_is_filled() -> None:
 
 async def test_several_batches_wait_each_with_few_lines() -> None:
     caller = Instances(20)
-    async with working(caller, 50, 0), working(caller, 50, 1), working(caller, 50, 2):
+    async with working(caller, 80, 0), working(caller, 80, 1), working(caller, 80, 2):
         assert caller.num_asked == 20 + 3 * AHEAD
-        await caller.make_room(150)
+        await caller.make_room(300)
         caller.answering.set()
 
 

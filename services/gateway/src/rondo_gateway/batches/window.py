@@ -16,7 +16,7 @@ class Window:
         most: lines at once, those that wait included.
     """
 
-    AHEAD = 16
+    AHEAD = 32
 
     def __init__(self, most: int) -> None:
         self._most = most
