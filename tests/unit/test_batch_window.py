@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
+from math import inf
 
 import pytest
 from fastapi import FastAPI
@@ -15,6 +17,7 @@ from rondo.bus.memory import MemoryBroker, MemoryBus
 from rondo.bus.memory_kv import MemoryKeyValue
 from rondo.errors import BusUnavailable
 from rondo.wire.messages import BatchRecord, FileRecord
+from rondo_gateway.batches import runner
 from rondo_gateway.batches.caller import Answer, LineCaller
 from rondo_gateway.batches.record import HeldRecord
 from rondo_gateway.batches.runner import BatchRunner
@@ -25,6 +28,12 @@ from tests.support.collect import eventually
 CHAT = "/v1/chat/completions"
 MOST = 100
 AHEAD = Window.AHEAD
+
+
+@pytest.fixture(autouse=True)
+def busy_round_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No round of the loop is taken for a busy one, however busy the machine is."""
+    monkeypatch.setattr(runner, "BUSY_ROUND_S", inf)
 
 
 class Instances(LineCaller):
@@ -171,6 +180,19 @@ async def test_lines_go_on_while_the_bus_is_away_as_long_as_the_batch_is_ours(
             await settle()
             assert caller.num_asked == (60 if lease_s else 0)
             caller.answering.set()
+
+
+async def test_lines_begin_slowly_on_a_busy_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "BUSY_ROUND_S", 0.003)
+
+    async def busy() -> None:
+        time.sleep(0.01)  # noqa: ASYNC251
+
+    task = asyncio.create_task(busy())
+    began_s = time.monotonic()
+    await runner._let_others_run()
+    assert time.monotonic() - began_s > 0.01 * (1 + runner.ROUNDS_OFF) - 0.001
+    await task
 
 
 async def test_what_a_line_did_not_expect_ends_the_work_on_its_batch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import count
@@ -27,6 +28,10 @@ log = logging.getLogger("rondo.gateway")
 
 #: A line whose answer was a failure of ours is tried so often.
 MAX_TRIES = 3
+#: A round of the event loop that takes longer is one of a busy gateway: for so many more of them no
+#: line begins.
+BUSY_ROUND_S = 0.003
+ROUNDS_OFF = 2
 #: The cluster is busy or on its way up: these are tried again as long as the batch may last.
 BUSY = (429, 503)
 
@@ -130,7 +135,7 @@ class BatchRunner:
             task = asyncio.create_task(self._run_line(place, number, line))
             task.add_done_callback(partial(self._ended, place))
             self._running.add(task)
-            await asyncio.sleep(0)  # online requests wait for one line to begin, not for many
+            await _let_others_run()
         while self._running:
             await self._next_change()
         await self._log.settled()
@@ -236,6 +241,19 @@ class BatchRunner:
         while True:
             await asyncio.sleep(BEAT_S)
             await self._renew()
+
+
+async def _let_others_run() -> None:
+    """One round of the event loop, and as long again where that took long.
+
+    Instances run lines in what others leave over; here online requests wait for one line to begin,
+    not for many, and where this gateway is busy lines begin as slowly as it takes.
+    """
+    began_s = time.monotonic()
+    await asyncio.sleep(0)
+    round_s = time.monotonic() - began_s
+    if round_s > BUSY_ROUND_S:
+        await asyncio.sleep(ROUNDS_OFF * round_s)
 
 
 def _end_of(record: BatchRecord) -> str:
