@@ -43,6 +43,8 @@ knobs = st.builds(
     compare=st.booleans(),
     size=st.booleans(),
     level=st.booleans(),
+    even=st.booleans(),
+    order=st.booleans(),
     kv_share=st.floats(0.3, 1.2),
     prefill_ahead=st.integers(0, 3),
 )
@@ -50,10 +52,10 @@ fused = st.builds(
     FusedSettings,
     size=st.booleans(),
     level=st.booleans(),
+    order=st.booleans(),
     kv_share=st.floats(0.3, 1.2),
     step_tokens=st.integers(1, 300),
     resume_share=st.floats(0.1, 1.2),
-    longest_spread=st.sampled_from([0.0, 3.0]),
 )
 pipe_settings = st.builds(
     PipeSettings,

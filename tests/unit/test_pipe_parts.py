@@ -10,9 +10,9 @@ from rondo.policy.plan import Job
 from rondo.policy.tdpipe import PipeSettings, PipeSetup, TdPipeSettings, make_scheduler
 from rondo.policy.tdpipe.forecast import KvForecast
 from rondo.policy.tdpipe.intensity import Intensity, NextPrefill
-from rondo.policy.tdpipe.order import spread_out
+from rondo.policy.tdpipe.order import Pace, in_time
 from rondo.policy.tdpipe.remaining import RemainingTokens
-from rondo.policy.tdpipe.sizing import best_batch, best_rows
+from rondo.policy.tdpipe.sizing import best_batch, best_rows, even_rows
 from rondo.policy.tdpipe.stealing import fair_share
 from rondo.types import Phase, Slo
 from rondo_bench.tdpipe.pipeline import PipeRecord, SimPipeline, bubble_share
@@ -51,10 +51,10 @@ def test_remaining_tokens_with_and_without_predictions() -> None:
 
 
 def test_intensities_compare_small_batches_with_the_bubbles_of_switching() -> None:
-    intensity = Intensity(Tiles(), num_stages=4, reference_batch=256)
-    assert intensity.spatial(256, 0.0) == 1.0
-    assert intensity.spatial(128, 0.0) == pytest.approx((128 / 2) / (256 / 3))
-    assert intensity.spatial(0, 0.0) == 0.0
+    intensity = Intensity(Tiles(), num_stages=4)
+    assert intensity.spatial(256, 0.0, 256) == 1.0
+    assert intensity.spatial(128, 0.0, 256) == pytest.approx((128 / 2) / (256 / 3))
+    assert intensity.spatial(0, 0.0, 256) == 0.0
     phase = intensity.simulate([128] * 8, step_tokens=256)
     assert (phase.total_s, phase.longest_s) == (12.0, 3.0)
     # (12 + 3 * 3) / 4 seconds long; stages wait (3 / 4 - 0.5) * 3 of them
@@ -63,21 +63,58 @@ def test_intensities_compare_small_batches_with_the_bubbles_of_switching() -> No
     assert intensity.temporal(NextPrefill(), 1.0) == 0.0
 
 
+def test_prompts_that_are_split_fill_their_steps_and_the_last_one_wastes_rows() -> None:
+    intensity = Intensity(Tiles(), num_stages=4)
+    whole = intensity.simulate([300, 300], step_tokens=256)
+    assert (whole.total_s, whole.longest_s, whole.wasted_s) == (8.0, 4.0, 0.0)
+    split = intensity.simulate([300, 300], step_tokens=256, split=True)
+    # 256 + 256 + 88 rows, and 88 rows of a full step take 88 / 256 of its three seconds
+    assert (split.total_s, split.longest_s) == (8.0, 3.0)
+    assert split.wasted_s == pytest.approx(2 - 3 * 88 / 256)
+    exact = intensity.simulate([300, 212], step_tokens=256, split=True)
+    assert (exact.total_s, exact.wasted_s) == (6.0, 0.0)
+    assert intensity.temporal(exact, 0.75) == 1.0
+    assert intensity.temporal(split, 0.75) == pytest.approx(1 - split.wasted_s / 17)
+
+
 def test_batches_and_steps_end_at_tiles_where_that_is_faster() -> None:
     assert best_batch(Tiles(), 140, 0.0) == 128
     assert best_batch(Tiles(), 250, 0.0) == 250
     assert best_rows(Tiles(), 100, 256, 0.0) == 256
     assert best_rows(Tiles(), 300, 256, 0.0) == 300
+    assert even_rows(Tiles(), 1024, limit_s=4.5) == 384
+    assert even_rows(Tiles(), 300, limit_s=3.0) == 256
+    assert even_rows(Tiles(), 1024, limit_s=0.5) == 128
+    assert even_rows(Tiles(), 50, limit_s=9.0) == 50
 
 
-def test_long_answers_move_forward_and_preempted_requests_stay_in_front() -> None:
+def order_of(jobs: list[Job], pace: Pace) -> list[str]:
+    return list(in_time({each.request_id: each for each in jobs}, lambda j: j.max_tokens, pace))
+
+
+def test_a_long_answer_goes_first_when_it_takes_as_long_as_all_that_is_left() -> None:
+    jobs = [job(f"s{i}", 5, 15) for i in range(20)] + [job("long", 5, 35)]
+    # 440 tokens are left in all, 10 pass in a round: the long answer's 35 rounds begin when 90 are
+    # gone, which is after five of the short ones.
+    order = order_of(jobs, Pace(10, 1e9))
+    assert order.index("long") == 5
+    assert [name for name in order if name != "long"] == [f"s{i}" for i in range(20)]
+    assert order_of(jobs, Pace(1, 1e9))[-2:] == ["s19", "long"]
+
+
+def test_where_memory_sets_the_pace_it_sets_the_latest_start() -> None:
+    jobs = [job(f"s{i}", 10, 20) for i in range(20)] + [job("long", 10, 40)]
+    # A short answer holds 20 tokens for 20 rounds on average, the long one 30 for 40.
+    assert order_of(jobs, Pace(1e9, 100)).index("long") == 13
+
+
+def test_preempted_requests_stay_in_front_and_background_ones_behind() -> None:
     again = job("again", 5, 5)
     again.num_preempted = 1
-    jobs = [job(f"s{i}", 5, 10) for i in range(8)] + [job("long", 5, 500), again]
-    order = list(spread_out({each.request_id: each for each in jobs}, spread=2.0))
-    assert order[0] == "again"
-    assert order.index("long") < 4
-    assert [name for name in order if name[0] == "s"] == [f"s{i}" for i in range(8)]
+    later = job("later", 5, 900)
+    later.background = True
+    order = order_of([job("a", 5, 5), later, job("b", 5, 5), again], Pace(10, 1e9))
+    assert order == ["again", "a", "b", "later"]
 
 
 @pytest.mark.parametrize(("total", "shares"), [(10, [3, 3, 2, 2]), (3, [1, 1, 1, 0]), (0, [0] * 4)])

@@ -12,10 +12,12 @@ from rondo.errors import ConfigError
 from rondo.policy.tdpipe import PipeSettings
 from rondo_bench.marked_page import BEGIN, END
 from rondo_bench.tdpipe import cmd
+from rondo_bench.tdpipe.bound import best_tokens_per_s
+from rondo_bench.tdpipe.compare import Job, compare_all, try_tensor_parallel
 from rondo_bench.tdpipe.model import SHAPES, TensorParallel, load_model
 from rondo_bench.tdpipe.page import write_page
 from rondo_bench.tdpipe.simulated import NAMES, draw_requests, simulate
-from rondo_bench.tdpipe.study import Job, compare_all, in_fused_order, try_tensor_parallel
+from rondo_bench.tdpipe.study import in_our_order
 
 
 @pytest.fixture
@@ -48,7 +50,8 @@ def test_requests_are_drawn_alike_and_long_prompts_left_out(lengths: Path) -> No
     assert [e.output for e in exact] == [e.predicted for e in exact] == [e.output for e in drawn]
     noisy = draw_requests(lengths, 300, 1024, seed=3, spread=0.5)
     assert [e.predicted for e in noisy] != [e.predicted for e in exact]
-    assert sorted(in_fused_order(drawn), key=repr) == sorted(drawn, key=repr)
+    ordered = in_our_order(Job(SHAPES["llama-2-13b"], drawn, 4, lambda _: None))
+    assert sorted(ordered, key=repr) == sorted(drawn, key=repr)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,6 +64,20 @@ def test_the_same_job_gives_the_same_figures(lengths: Path, name: str) -> None:
     assert 0 <= rows[0].figures.bubble_share < 1
     answers = sum(each.output for each in requests)
     assert rows[0].figures.tokens_per_s * rows[0].duration_s == pytest.approx(answers)
+
+
+def test_no_scheduler_passes_the_bound_and_even_steps_of_256_rows_do_not(lengths: Path) -> None:
+    requests = draw_requests(lengths, 60, 1024, seed=1)
+    for shape in SHAPES.values():
+        bound = best_tokens_per_s(shape, requests, 4)
+        for name in NAMES:
+            assert simulate(name, shape, requests, 4, PipeSettings()).figures.tokens_per_s < bound
+    model = load_model(SHAPES["qwen2.5-32b"])
+    rows = sum(each.prompt + each.output - 1 for each in requests)
+    cached = sum((e.output - 1) * (e.prompt + (e.output - 2) / 2) for e in requests)
+    whole_s = rows / 256 * model.table_s[256] + cached * model.read_s
+    even = 4 * sum(each.output for each in requests) / whole_s
+    assert even <= bound < 1.1 * even
 
 
 def parse(*words: str) -> argparse.Namespace:

@@ -10,10 +10,11 @@ import msgspec
 from rondo.errors import ConfigError
 from rondo_bench.console import positive, say
 from rondo_bench.tdpipe import real
+from rondo_bench.tdpipe.compare import compare
 from rondo_bench.tdpipe.model import SHAPES
 from rondo_bench.tdpipe.page import write_page
 from rondo_bench.tdpipe.simulated import LENGTHS, NAMES, draw_requests
-from rondo_bench.tdpipe.study import compare, study_all
+from rondo_bench.tdpipe.study import study_all
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rondo_bench.marked_page import put_tables
-from rondo_bench.tdpipe.simulated import HYBRID, Row
-from rondo_bench.tdpipe.study import ModelStudy
+from rondo_bench.tdpipe.compare import ModelStudy
+from rondo_bench.tdpipe.simulated import HYBRID, ORDERED, Row
 
 TITLES = {"llama-2-13b": "Llama-2-13B", "qwen2.5-32b": "Qwen2.5-32B"}
 
@@ -62,20 +62,44 @@ def model_section(name: str, study: ModelStudy) -> list[str]:
     """Everything of one model."""
     separate, hybrid = study.rows["pp-separate"], study.rows[HYBRID]
     lines = [f"### {TITLES[name]}", ""]
+    lines += [f"No schedule can pass {study.best_possible:.0f} tokens/s (`bound.py`)."]
     lines += ["Ratio: over the best `pp-separate`.", ""]
-    compared = [study.parts[0], study.rows["tdpipe"], study.rows["tdpipe-fused"], separate, hybrid]
+    compared = [study.paper, study.whole, study.rows["tdpipe-fused"], separate, hybrid]
     compared += study.tensor_parallel.values()
     lines += run_table(compared, separate)
     lines += ["", "`pp-hybrid` by its budget; ratio: over the best.", ""]
     lines += run_table(study.hybrids, hybrid)
-    if study.parts[1:]:
-        lines += ["", "The parts of `tdpipe`, one taken away at a time; ratio: over all four.", ""]
-        lines += run_table(study.parts[1:], study.parts[1])
+    if study.parts:
+        title = "The parts of `tdpipe`, the paper's and ours, one taken away at a time"
+        lines += ["", f"{title}; ratio: over the whole.", ""]
+        lines += run_table([study.whole, *study.parts], study.whole)
     if study.fused_parts:
         whole = study.rows["tdpipe-fused"]
         lines += ["", "The parts of `tdpipe-fused`; ratio: over the whole.", ""]
         lines += run_table([whole, *study.fused_parts], whole)
-    return [*lines, *_error_table(study), ""]
+    if study.ordered:
+        lines += ["", "The rivals, given our order (best of the same settings).", ""]
+        lines += run_table(study.ordered, separate)
+    return [*lines, *_draw_table(study), *_error_table(study), ""]
+
+
+def _draw_table(study: ModelStudy) -> list[str]:
+    """The bars' ratios on other jobs."""
+    if not study.draws:
+        return []
+    lines = ["", "Other jobs, every rival tuned to each; tokens/s.", ""]
+    lines += ["| job | pp-separate | pp-hybrid | tdpipe | over separate "]
+    lines[-1] += "| tdpipe-fused | over hybrid | over hybrid, same order |"
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for label, rows in study.draws:
+        speed = {name: row.figures.tokens_per_s for name, row in rows.items()}
+        plain, fused = speed["tdpipe"], speed["tdpipe-fused"]
+        lines.append(
+            f"| {label} | {speed['pp-separate']:.0f} | {speed[HYBRID]:.0f} "
+            f"| {plain:.0f} | {plain / speed['pp-separate']:.3f} "
+            f"| {fused:.0f} | {fused / speed[HYBRID]:.3f} | {fused / speed[ORDERED]:.3f} |"
+        )
+    return lines
 
 
 def _error_table(study: ModelStudy) -> list[str]:

@@ -20,6 +20,8 @@ from rondo_bench.tdpipe.pipeline import SimPipeline, bubble_share
 #: ShareGPT's lengths, in tokens of prompt and answer, with predictions.
 LENGTHS = Path("../shared/data/lengths/sharegpt_40k_with_predicted_output.csv.gz")
 HYBRID = "pp-hybrid"
+#: `pp-hybrid` with the requests in our order.
+ORDERED = "pp-hybrid, ordered"
 NAMES = ("tdpipe", "tdpipe-fused", "pp-separate", HYBRID)
 BUDGETS = (128, 192, 256, 320, 384, 512, 1024, 2048)
 #: Offline work has no limits; schedulers of a pipeline do not look at them.
@@ -47,6 +49,7 @@ class Row:
     drain_s: float
     """After the last prompt had been prefilled."""
     num_steps: int
+    settings: PipeSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ def simulate_with(
         recomputed=scheduler.num_preempted,
     )
     drain_s = record.duration_s - record.prompts_done_s
-    return Row(label or name, figures, record.duration_s, drain_s, record.num_steps)
+    return Row(label or name, figures, record.duration_s, drain_s, record.num_steps, settings)
 
 
 def best(rows: Sequence[Row]) -> Row:

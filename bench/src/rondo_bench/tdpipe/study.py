@@ -1,142 +1,102 @@
-"""What is run of the simulated pipeline: the comparison, the ablations, the predictions."""
+"""What the page of the simulated pipeline is made of: ablations, orders, predictions, draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from rondo.policy.plan import Job as PolicyJob
-from rondo.policy.tdpipe import FusedSettings, PipeSettings, TdPipeSettings
-from rondo.policy.tdpipe.order import spread_out
-from rondo_bench.tdpipe.model import SHAPES, ModelShape
+from rondo.policy.tdpipe import FusedSettings, PipeSettings
+from rondo.policy.tdpipe.order import Pace, in_time
+from rondo_bench.tdpipe.bound import best_tokens_per_s
+from rondo_bench.tdpipe.compare import (
+    WHOLE,
+    Job,
+    ModelStudy,
+    Say,
+    compare_all,
+    run_rivals,
+    try_tensor_parallel,
+)
+from rondo_bench.tdpipe.model import BLOCK_SIZE, SHAPES
 from rondo_bench.tdpipe.simulated import (
-    BUDGETS,
     HYBRID,
     NO_LIMIT,
+    ORDERED,
     Request,
-    Row,
     best,
     draw_requests,
-    simulate,
-    simulate_tensor_parallel,
 )
 
-Say = Callable[[str], None]
-#: Batch limits that the rivals and TD-Pipe are tried with; vLLM's own is 256.
-MAX_BATCHES = (128, 256, 384, 1024)
-PREFILL_TOKENS = (512, 1024)
-#: TD-Pipe as the paper has it, and with batches sized to the tiles, which its authors leave to
-#: chance. Prefill steps of 1,024 tokens were best of 512, 1,024 and 2,048.
-PAPER = TdPipeSettings()
-SIZED = TdPipeSettings(size=True, kv_share=0.97)
 #: Deviations of a log-normal error of the predictions.
 ERRORS = (0.0, 0.5, 1.0)
+#: Other jobs: how many times as many requests, and the seed's distance.
+JOBS = ((1, 1), (1, 2), (1, 3), (4, 4))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all runs of one model share."""
+def ablate_plain(job: Job, study: ModelStudy) -> None:
+    """Takes the parts of `tdpipe` away, one at a time."""
 
-    shape: ModelShape
-    requests: Sequence[Request]
-    num_stages: int
-    say: Say
-
-    def run(self, name: str, label: str, settings: PipeSettings) -> Row:
-        """One run, told to the user."""
-        row = simulate(name, self.shape, self.requests, self.num_stages, settings, label)
-        self.say(f"{self.shape.name}: {label}: {row.figures.tokens_per_s:.0f} tokens/s")
-        return row
-
-
-@dataclass(slots=True)
-class ModelStudy:
-    """All runs of one model."""
-
-    rows: dict[str, Row]
-    hybrids: list[Row]
-    tensor_parallel: dict[str, Row] = field(default_factory=dict)
-    parts: list[Row] = field(default_factory=list)
-    fused_parts: list[Row] = field(default_factory=list)
-    errors: list[tuple[str, Row, Row]] = field(default_factory=list)
-
-
-def compare(
-    shape: ModelShape, requests: Sequence[Request], num_stages: int, say: Say
-) -> Mapping[str, Row]:
-    """The best run of each scheduler, by name."""
-    return compare_all(Job(shape, requests, num_stages, say)).rows
-
-
-def compare_all(job: Job) -> ModelStudy:
-    """Each scheduler with what it can be set to."""
-    hybrids = [
-        job.run(HYBRID, f"pp-hybrid, {tokens} tokens", PipeSettings(budget_tokens=tokens))
-        for tokens in BUDGETS
-    ]
-    separate = [
-        job.run(
-            "pp-separate",
-            f"pp-separate, {tokens} tokens, {most} sequences",
-            PipeSettings(prefill_tokens=tokens, max_batch=most),
-        )
-        for tokens in PREFILL_TOKENS
-        for most in MAX_BATCHES
-    ]
-    ours = [
-        job.run("tdpipe", "tdpipe, as in the paper", PipeSettings(tdpipe=PAPER)),
-        job.run("tdpipe", "tdpipe, sized batches", PipeSettings(tdpipe=SIZED)),
-    ]
-    fused = job.run("tdpipe-fused", "tdpipe-fused", PipeSettings())
-    rows = {
-        "tdpipe": best(ours),
-        "tdpipe-fused": fused,
-        "pp-separate": best(separate),
-        HYBRID: best(hybrids),
-    }
-    study = ModelStudy(rows, hybrids)
-    study.parts.append(ours[0])
-    return study
-
-
-def ablate(job: Job, study: ModelStudy) -> None:
-    """Takes the parts of both kinds of TD-Pipe away, one at a time."""
-
-    def plain(label: str, *variants: TdPipeSettings) -> None:
-        runs = [job.run("tdpipe", label, PipeSettings(tdpipe=each)) for each in variants]
+    def without(label: str, *variants: Mapping[str, float]) -> None:
+        knobs = [msgspec.structs.replace(WHOLE, **each) for each in variants]
+        runs = [job.run("tdpipe", label, PipeSettings(tdpipe=each)) for each in knobs]
         study.parts.append(best(runs))
 
-    def sized(**knobs: object) -> TdPipeSettings:
-        return TdPipeSettings(**{"size": True, "kv_share": 0.97, **knobs})  # type: ignore[arg-type]
-
-    plain("all four parts, sized batches", SIZED)
-    fills = [sized(greedy=False, fixed_fill=share) for share in (0.5, 0.7, 0.9)]
-    plain("prefill until a fixed part of the pool is full (best of 50, 70, 90 %)", *fills)
-    plain("every answer predicted as the mean of those that ended", sized(predict=False))
-    plain("no work stealing", sized(steal=False))
-    returns = [sized(compare=False, fixed_return=share) for share in (0.1, 0.3, 0.5)]
-    plain("back to prefill when a fixed part has ended (best of 10, 30, 50 %)", *returns)
-
-    def fused(label: str, settings: FusedSettings) -> None:
-        study.fused_parts.append(job.run("tdpipe-fused", label, PipeSettings(fused=settings)))
-
-    fused("no sizing to tiles", FusedSettings(size=False))
-    fused("stealing evens requests, not cached tokens", FusedSettings(level=False))
-    fused("first come, first served", FusedSettings(longest_spread=0.0))
-    ordered = PipeSettings(budget_tokens=int(study.rows[HYBRID].label.split()[1]))
-    moved = Job(job.shape, in_fused_order(job.requests), job.num_stages, job.say)
-    study.fused_parts.append(moved.run(HYBRID, "pp-hybrid given the same order", ordered))
+    fills = [{"greedy": False, "fixed_fill": share} for share in (0.5, 0.7, 0.9)]
+    without("prefill until a fixed part of the pool is full (best of 50, 70, 90 %)", *fills)
+    without("every answer predicted as the mean of those that ended", {"predict": False})
+    without("no work stealing", {"steal": False})
+    returns = [{"compare": False, "fixed_return": share} for share in (0.1, 0.3, 0.5)]
+    without("back to prefill when a fixed part has ended (best of 10, 30, 50 %)", *returns)
+    without("no sizing to tiles", {"size": False})
+    without("prefill steps of whole prompts, up to 1,024 tokens", {"even": False})
+    without("first come, first served", {"order": False})
+    without("stealing evens requests, not cached tokens", {"level": False})
 
 
-def in_fused_order(requests: Sequence[Request]) -> list[Request]:
+def ablate_fused(job: Job, study: ModelStudy) -> None:
+    """Takes the parts of `tdpipe-fused` away, one at a time."""
+
+    def without(label: str, knobs: FusedSettings) -> None:
+        study.fused_parts.append(job.run("tdpipe-fused", label, PipeSettings(fused=knobs)))
+
+    without("no sizing to tiles", FusedSettings(size=False))
+    without("stealing evens requests, not cached tokens", FusedSettings(level=False))
+    without("first come, first served", FusedSettings(order=False))
+
+
+def order_rivals(job: Job, study: ModelStudy) -> None:
+    """Gives our order to the rivals: what it is worth without anything else of ours."""
+    moved = Job(job.shape, in_our_order(job), job.num_stages, job.say)
+    study.ordered += [best(rows) for rows in run_rivals(moved, " in our order")]
+
+
+def in_our_order(job: Job) -> list[Request]:
     """The requests in the order in which `tdpipe-fused` takes them."""
     waiting = {
         str(place): PolicyJob(str(place), each.prompt, each.output, each.predicted, NO_LIMIT, 0.0)
-        for place, each in enumerate(requests)
+        for place, each in enumerate(job.requests)
     }
-    order = spread_out(waiting, FusedSettings().longest_spread)
-    return [requests[int(place)] for place in order]
+    fused = FusedSettings()
+    pool_tokens = job.shape.num_blocks(job.num_stages) * BLOCK_SIZE
+    pace = Pace(job.num_stages * fused.step_tokens, fused.kv_share * pool_tokens)
+    order = in_time(waiting, lambda each: each.predicted_tokens, pace)
+    return [job.requests[int(place)] for place in order]
+
+
+def vary_job(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed: int) -> None:
+    """Other draws from the same file, and a larger one."""
+    for times, distance in JOBS:
+        count = times * len(job.requests)
+        requests = draw_requests(lengths, count, max_prompt, seed + distance)
+        other = Job(job.shape, requests, job.num_stages, job.say)
+        rows = dict(compare_all(other).rows)
+        moved = Job(job.shape, in_our_order(other), job.num_stages, job.say)
+        hybrid = rows[HYBRID]
+        rows[ORDERED] = moved.run(HYBRID, f"{hybrid.label}, in our order", hybrid.settings)
+        study.draws.append((f"{count} requests, seed {seed + distance}", rows))
 
 
 def vary_error(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed: int) -> None:
@@ -146,35 +106,9 @@ def vary_error(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed
     for label, error in cases:
         requests = draw_requests(lengths, len(job.requests), max_prompt, seed, spread=error)
         other = Job(job.shape, requests, job.num_stages, job.say)
-        plain = other.run("tdpipe", f"tdpipe, predictions {label}", PipeSettings(tdpipe=SIZED))
+        plain = other.run("tdpipe", f"tdpipe, predictions {label}", PipeSettings(tdpipe=WHOLE))
         fused = other.run("tdpipe-fused", f"tdpipe-fused, {label}", PipeSettings())
         study.errors.append((label, plain, fused))
-
-
-def try_tensor_parallel(job: Job, study: ModelStudy) -> None:
-    """The rivals on the same cards with tensor parallelism, over PCIe."""
-
-    def run(name: str, label: str, settings: PipeSettings) -> Row:
-        return simulate_tensor_parallel(
-            name, job.shape, job.requests, job.num_stages, settings, label
-        )
-
-    study.tensor_parallel["tp-separate"] = best(
-        [
-            run("pp-separate", "tensor parallel, separate", PipeSettings(max_batch=most))
-            for most in MAX_BATCHES
-        ]
-    )
-    study.tensor_parallel["tp-hybrid"] = best(
-        [
-            run(
-                HYBRID,
-                f"tensor parallel, hybrid, {tokens} tokens",
-                PipeSettings(budget_tokens=tokens),
-            )
-            for tokens in BUDGETS
-        ]
-    )
 
 
 def study_all(
@@ -186,7 +120,11 @@ def study_all(
     for name, shape in SHAPES.items():
         job = Job(shape, requests, num_stages, say)
         study = studies[name] = compare_all(job)
+        study.best_possible = best_tokens_per_s(shape, requests, num_stages)
         try_tensor_parallel(job, study)
-        ablate(job, study)
+        ablate_plain(job, study)
+        ablate_fused(job, study)
+        order_rivals(job, study)
+        vary_job(job, study, lengths, max_prompt, seed)
         vary_error(job, study, lengths, max_prompt, seed)
     return studies

@@ -4,7 +4,7 @@ Ours, after TD-Pipe. Decodes beside a chunk of prompt cost little, since both pa
 matrices; so the batches go on circulating while prompts are taken, each step filled with prompt
 tokens up to the rows at which a row costs least. When the simulated KV use reaches its limit, a
 decode phase follows, until `resume_share` of the pool is all that the forecast still fills. Batches
-are balanced and sized to the tiles (`sizing`), and long answers begin early (`order`).
+are balanced and sized to the tiles (`sizing`), and long answers begin in time (`order`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from rondo.policy.plan import PlanItem
 from rondo.policy.tdpipe.base import PipeSetup, PipeStep
-from rondo.policy.tdpipe.order import spread_out
 from rondo.policy.tdpipe.phases import TdPipeScheduler
 from rondo.policy.tdpipe.sizing import best_rows
 
@@ -29,11 +28,12 @@ class FusedScheduler(TdPipeScheduler):
                 setup.settings.tdpipe,
                 size=fused.size,
                 level=fused.level,
+                order=fused.order,
                 kv_share=fused.kv_share,
+                reference_batch=fused.step_tokens,
             ),
         )
         self.fused = fused
-        self._num_ordered = 0  # requests that came before the queue was ordered last
         self._num_rounds = 0
 
     def _plan(self, now_s: float) -> PipeStep | None:
@@ -52,11 +52,9 @@ class FusedScheduler(TdPipeScheduler):
         board = self.board
         if (self._num_rounds - 1) % self.num_stages and board.num_decoding:
             return
-        if self.fused.longest_spread and self._num_ordered < board.num_entered:
-            self._num_ordered = board.num_entered
-            board.waiting = spread_out(board.waiting, self.fused.longest_spread)
         if not board.waiting:
             return
+        self._put_in_order()
         self._forecast_live()
         if not self.prefilling and self._has_room():
             self._turn_to(prefill=True)

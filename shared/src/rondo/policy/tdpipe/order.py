@@ -1,35 +1,65 @@
-"""The order of an offline job's prompts: long answers early enough that they do not end it alone.
+"""The order of an offline job's prompts: no long answer begins so late that it ends the job alone.
 
 At the end of a job the batches run empty, and the longest answer that was begun late sets how long
-that takes. Beginning with all long answers is no way out: many of them together fill the memory, so
-that fewer run at once. So the long are spread over a shorter part of the job than the short: a
-request at place i, with a predicted answer of L tokens, moves to i (1 - (L / (spread * mean))^4).
+that takes. Beginning with the long answers is no way out: many of them together fill the memory, so
+that fewer run at once. So requests go first come, first served, but the longest that waits goes
+first as soon as its answer takes as many rounds as all that is left: its latest start. In a round
+every request that decodes gets one token, so an answer takes as many rounds as it has tokens; what
+is left takes what its tokens do at `Pace`. Requests that have begun are not counted in it, so that
+long answers begin somewhat early, which covers errors of predictions, and at the job's end exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rondo.policy.plan import Job
 
-#: No request moves forward by more than this share of its place.
-MOST = 0.95
-#: Only answers that are several times the mean are to move far.
-POWER = 4
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a pipeline can do in a round: tokens that pass it, and cached tokens that it holds."""
+
+    tokens: float
+    cached_tokens: float
 
 
-def spread_out(waiting: Mapping[str, Job], spread: float) -> dict[str, Job]:
-    """The waiting requests in their new order; `spread` is in mean predicted lengths.
+def in_time(waiting: Mapping[str, Job], expect: Callable[[Job], int], pace: Pace) -> dict[str, Job]:
+    """The waiting requests in their new order; `expect` tells the tokens of an answer.
 
-    Those that were preempted stay in front.
+    Those that were preempted stay in front, and background ones behind all others.
     """
-    again = [job for job in waiting.values() if job.num_preempted]
-    fresh = [job for job in waiting.values() if not job.num_preempted]
-    mean = sum(job.predicted_tokens for job in fresh) / max(1, len(fresh))
-    scale = max(1.0, spread * mean)
-    places = {
-        job.request_id: place * (1 - min(MOST, (job.predicted_tokens / scale) ** POWER))
-        for place, job in enumerate(fresh)
-    }
-    fresh.sort(key=lambda job: places[job.request_id])
-    return {job.request_id: job for job in (*again, *fresh)}
+    jobs = list(waiting.values())
+    again = [job for job in jobs if job.num_preempted]
+    fresh = [job for job in jobs if not job.num_preempted and not job.background]
+    behind = [job for job in jobs if not job.num_preempted and job.background]
+    ordered = (*again, *_latest_starts(fresh, expect, pace), *_latest_starts(behind, expect, pace))
+    return {job.request_id: job for job in ordered}
+
+
+def _latest_starts(jobs: Sequence[Job], expect: Callable[[Job], int], pace: Pace) -> list[Job]:
+    lengths = {job.request_id: expect(job) for job in jobs}
+    work = {job.request_id: _work(job.prompt_tokens, lengths[job.request_id]) for job in jobs}
+    tokens = sum(each[0] for each in work.values())
+    cached = sum(each[1] for each in work.values())
+    first = deque(jobs)
+    longest = deque(sorted(jobs, key=lambda job: -lengths[job.request_id]))
+    ordered: dict[str, Job] = {}
+    while len(ordered) < len(jobs):
+        for queue in (first, longest):
+            while queue[0].request_id in ordered:
+                queue.popleft()
+        rounds = max(tokens / pace.tokens, cached / pace.cached_tokens)
+        queue = longest if lengths[longest[0].request_id] >= rounds else first
+        job = queue.popleft()
+        ordered[job.request_id] = job
+        tokens -= work[job.request_id][0]
+        cached -= work[job.request_id][1]
+    return list(ordered.values())
+
+
+def _work(prompt: int, answer: int) -> tuple[int, float]:
+    """Tokens that pass the pipeline, and cached tokens summed over the answer's rounds."""
+    return prompt + answer, answer * (prompt + answer / 2)

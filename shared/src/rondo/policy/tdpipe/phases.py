@@ -14,9 +14,10 @@ from rondo.policy.plan import Job, PlanItem, StepOutcome
 from rondo.policy.tdpipe.base import PipeScheduler, PipeSetup, PipeStep
 from rondo.policy.tdpipe.forecast import KvForecast
 from rondo.policy.tdpipe.intensity import Intensity
+from rondo.policy.tdpipe.order import Pace, in_time
 from rondo.policy.tdpipe.remaining import RemainingTokens
 from rondo.policy.tdpipe.settings import TdPipeSettings
-from rondo.policy.tdpipe.sizing import best_batch
+from rondo.policy.tdpipe.sizing import best_batch, even_rows
 from rondo.policy.tdpipe.stealing import Balancer, Levelling, Staying, Stealing, fair_share
 
 #: The intensities are compared again when one in so many of the requests has ended.
@@ -31,12 +32,14 @@ class TdPipeScheduler(PipeScheduler):
         self.knobs = knobs = knobs or setup.settings.tdpipe
         self.prefilling = True
         self.forecast = KvForecast(knobs.points, setup.ledger.block_size)
-        self.intensity = Intensity(setup.latency, setup.num_stages, knobs.reference_batch)
+        self.intensity = Intensity(setup.latency, setup.num_stages)
         self.remaining = RemainingTokens(predict=knobs.predict, first_guess=knobs.first_guess)
         self.balancer = self._balancer()
         self._next_slot = 0
         self._num_before = 0  # requests that decoded when the phase began
         self._num_compared = 0  # and when the intensities were compared last
+        self._num_ordered = 0  # requests that came before the queue was put in order last
+        self._prefill_rows = setup.settings.prefill_tokens  # of a step of this phase
 
     def on_step_done(
         self, step: PipeStep, now_s: float, stopped: Collection[str] = ()
@@ -73,6 +76,7 @@ class TdPipeScheduler(PipeScheduler):
         self._num_before = self._num_compared = self.board.num_live
         if prefill:
             self._forecast_live()
+            self._prefill_rows = self._step_rows()
 
     def _decode_step(self) -> PipeStep | None:
         """The next batch that is at home and not empty."""
@@ -110,11 +114,32 @@ class TdPipeScheduler(PipeScheduler):
         live = self.board.num_live
         if not live:
             self._forecast_live()  # answers that ended at once are still in it
+        self._put_in_order()
         slots = self.num_stages * self.settings.max_batch - live
         # A block for each that is live keeps them from preempting this one at once.
         return self.board.take_chunks(
-            self.settings.prefill_tokens, slots, spare_blocks=live, split=False, gate=self
+            self._prefill_rows, slots, spare_blocks=live, split=self.knobs.even, gate=self
         )
+
+    def _put_in_order(self) -> None:
+        """The queue in its order; again when requests came."""
+        board, knobs, stages = self.board, self.knobs, self.num_stages
+        if not knobs.order or self._num_ordered == board.num_entered:
+            return
+        self._num_ordered = board.num_entered
+        pool_tokens = board.ledger.num_blocks * board.ledger.block_size
+        pace = Pace(stages * knobs.reference_batch, knobs.kv_share * pool_tokens)
+        board.waiting = in_time(board.waiting, lambda job: self.remaining.expect(job, 0), pace)
+
+    def _step_rows(self) -> int:
+        """Prompt tokens of a prefill step that follows decode steps."""
+        most = self.settings.prefill_tokens
+        if not self.knobs.even or not self.board.num_live:
+            return most
+        context = self._context()
+        batch = self._share(0)
+        decode_s = self.latency.step_s(0, 0, batch, round(batch * context))
+        return even_rows(self.latency, most, decode_s)
 
     def is_full(self) -> bool:
         """Whether the prefill phase is to take no more prompts."""
@@ -151,14 +176,26 @@ class TdPipeScheduler(PipeScheduler):
             return False
         self._num_compared = live
         context = self._context()
-        spatial = self.intensity.spatial(live // self.num_stages, context)
+        spatial = self._spatial(live // self.num_stages, context)
         prompts = self._fitting_prompts()
         if spatial >= 1.0 or not prompts:
             return False
         after = (live + len(prompts)) // self.num_stages
         decode_s = self.intensity.decode_s(after, context)
-        phase = self.intensity.simulate(prompts, self.settings.prefill_tokens)
+        rows, even = self._step_rows(), self.knobs.even
+        phase = self.intensity.simulate(prompts, rows, split=even)
         return spatial < self.intensity.temporal(phase, decode_s)
+
+    def _spatial(self, batch: int, context: float) -> float:
+        """Spatial intensity of batches of this size. With sizing, beside those with which the phase
+        began: the pool need not have room for any that saturate a stage."""
+        if not self.knobs.size:
+            return self.intensity.spatial(batch, context, self.knobs.reference_batch)
+        sizes = [
+            best_batch(self.latency, max(1, each), context)
+            for each in (batch, self._num_before // self.num_stages)
+        ]
+        return self.intensity.spatial(sizes[0], context, sizes[1])
 
     def _fitting_prompts(self) -> list[int]:
         """Tokens of the prompts that a prefill phase would take, if it began now."""

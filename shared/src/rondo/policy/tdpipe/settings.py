@@ -23,7 +23,8 @@ class TdPipeSettings(msgspec.Struct, frozen=True, kw_only=True):
     may wait for the first stage, beyond one for each stage.
 
     Ours, and off unless asked for: size: no batch is larger than brings most tokens a second.
-    level: stealing evens cached tokens, too.
+    level: stealing evens cached tokens, too. even: prefill steps take prompts in chunks, and no
+    more than makes them as long as a decode step. order: long answers begin in time (`order`).
     """
 
     greedy: bool = True
@@ -39,22 +40,23 @@ class TdPipeSettings(msgspec.Struct, frozen=True, kw_only=True):
     first_guess: int = 256
     size: bool = False
     level: bool = False
+    even: bool = False
+    order: bool = False
 
 
 class FusedSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Knobs of `tdpipe-fused`; its first three replace those of `tdpipe`.
+    """Knobs of `tdpipe-fused`; its first four replace those of `tdpipe`.
 
     step_tokens: most tokens of a step with prompts. resume_share: simulated use, as a share of the
-    pool, below which a prefill phase begins again. longest_spread: see `order`; 0: first come,
-    first served.
+    pool, below which a prefill phase begins again.
     """
 
     size: bool = True
     level: bool = True
+    order: bool = True
     kv_share: float = 1.0
     step_tokens: int = 256
     resume_share: float = 0.9
-    longest_spread: float = 5.0
 
 
 class PipeSettings(msgspec.Struct, frozen=True, kw_only=True):
