@@ -44,7 +44,6 @@ knobs = st.builds(
     size=st.booleans(),
     level=st.booleans(),
     even=st.booleans(),
-    order=st.booleans(),
     kv_share=st.floats(0.3, 1.2),
     prefill_ahead=st.integers(0, 3),
 )
@@ -52,10 +51,11 @@ fused = st.builds(
     FusedSettings,
     size=st.booleans(),
     level=st.booleans(),
-    order=st.booleans(),
     kv_share=st.floats(0.3, 1.2),
     step_tokens=st.integers(1, 300),
     resume_share=st.floats(0.1, 1.2),
+    order=st.booleans(),
+    tail=st.floats(0.0, 3.0),
 )
 pipe_settings = st.builds(
     PipeSettings,

@@ -7,7 +7,13 @@ import pytest
 from rondo.errors import ConfigError, InvariantError
 from rondo.policy.ledger import KvLedger
 from rondo.policy.plan import Job
-from rondo.policy.tdpipe import PipeSettings, PipeSetup, TdPipeSettings, make_scheduler
+from rondo.policy.tdpipe import (
+    FusedSettings,
+    PipeSettings,
+    PipeSetup,
+    TdPipeSettings,
+    make_scheduler,
+)
 from rondo.policy.tdpipe.forecast import KvForecast
 from rondo.policy.tdpipe.intensity import Intensity, NextPrefill
 from rondo.policy.tdpipe.order import Pace, in_time
@@ -88,8 +94,9 @@ def test_batches_and_steps_end_at_tiles_where_that_is_faster() -> None:
     assert even_rows(Tiles(), 50, limit_s=9.0) == 50
 
 
-def order_of(jobs: list[Job], pace: Pace) -> list[str]:
-    return list(in_time({each.request_id: each for each in jobs}, lambda j: j.max_tokens, pace))
+def order_of(jobs: list[Job], pace: Pace, tail: float = 0.0) -> list[str]:
+    waiting = {each.request_id: each for each in jobs}
+    return list(in_time(waiting, lambda each: each.max_tokens, pace, tail))
 
 
 def test_a_long_answer_goes_first_when_it_takes_as_long_as_all_that_is_left() -> None:
@@ -100,6 +107,8 @@ def test_a_long_answer_goes_first_when_it_takes_as_long_as_all_that_is_left() ->
     assert order.index("long") == 5
     assert [name for name in order if name != "long"] == [f"s{i}" for i in range(20)]
     assert order_of(jobs, Pace(1, 1e9))[-2:] == ["s19", "long"]
+    # It may end 16 rounds, or a mean answer, later: then when 250 of the 440 tokens are gone.
+    assert order_of(jobs, Pace(10, 1e9), tail=1.0).index("long") == 13
 
 
 def test_where_memory_sets_the_pace_it_sets_the_latest_start() -> None:
@@ -160,6 +169,29 @@ def test_forecast_keeps_the_pool_from_running_dry() -> None:
         SimPipeline(scheduler, Tiles()).run([job(f"r{i}", 16, 96) for i in range(100)])
         recomputed[greedy] = scheduler.num_preempted
     assert recomputed[True] == 0 < recomputed[False]
+
+
+def run_job(name: str, jobs: list[Job], num_blocks: int, settings: PipeSettings) -> PipeRecord:
+    setup = PipeSetup(KvLedger(num_blocks, 16), Tiles(), 4, settings)
+    return SimPipeline(make_scheduler(name, setup), Tiles()).run(jobs)
+
+
+def test_prefill_steps_as_long_as_decode_steps_leave_fewer_bubbles() -> None:
+    shares = {}
+    for even in (False, True):
+        jobs = [job(f"r{i}", 40 + i * 37 % 300, 20 + i * 29 % 80) for i in range(600)]
+        settings = PipeSettings(tdpipe=TdPipeSettings(size=True, even=even))
+        shares[even] = bubble_share(run_job("tdpipe", jobs, 4000, settings))
+    assert shares[True] < 0.5 * shares[False]
+
+
+def test_long_answers_that_begin_in_time_do_not_end_the_job_alone() -> None:
+    durations_s = {}
+    for order in (False, True):
+        jobs = [job(f"r{i}", 16, 200 if i % 10 == 9 else 20) for i in range(1000)]
+        settings = PipeSettings(fused=FusedSettings(order=order))
+        durations_s[order] = run_job("tdpipe-fused", jobs, 600, settings).duration_s
+    assert durations_s[True] < 0.95 * durations_s[False]
 
 
 def test_bubbles_are_counted_between_ramp_up_and_drain() -> None:

@@ -78,7 +78,8 @@ def model_section(name: str, study: ModelStudy) -> list[str]:
         lines += ["", "The parts of `tdpipe-fused`; ratio: over the whole.", ""]
         lines += run_table([whole, *study.fused_parts], whole)
     if study.ordered:
-        lines += ["", "The rivals, given our order (best of the same settings).", ""]
+        title = "The rivals with their best settings, given our order"
+        lines += ["", f"{title}; ratio: over the best `pp-separate`.", ""]
         lines += run_table(study.ordered, separate)
     return [*lines, *_draw_table(study), *_error_table(study), ""]
 
@@ -87,8 +88,8 @@ def _draw_table(study: ModelStudy) -> list[str]:
     """The bars' ratios on other jobs."""
     if not study.draws:
         return []
-    lines = ["", "Other jobs, every rival tuned to each; tokens/s.", ""]
-    lines += ["| job | pp-separate | pp-hybrid | tdpipe | over separate "]
+    lines = ["", "Other draws from the file, every rival tuned to each; tokens/s.", ""]
+    lines += ["| draw | pp-separate | pp-hybrid | tdpipe | over separate "]
     lines[-1] += "| tdpipe-fused | over hybrid | over hybrid, same order |"
     lines += ["|---|---|---|---|---|---|---|---|"]
     for label, rows in study.draws:

@@ -12,12 +12,10 @@ from rondo.policy.tdpipe import FusedSettings, PipeSettings
 from rondo.policy.tdpipe.order import Pace, in_time
 from rondo_bench.tdpipe.bound import best_tokens_per_s
 from rondo_bench.tdpipe.compare import (
-    WHOLE,
     Job,
     ModelStudy,
     Say,
     compare_all,
-    run_rivals,
     try_tensor_parallel,
 )
 from rondo_bench.tdpipe.model import BLOCK_SIZE, SHAPES
@@ -32,15 +30,17 @@ from rondo_bench.tdpipe.simulated import (
 
 #: Deviations of a log-normal error of the predictions.
 ERRORS = (0.0, 0.5, 1.0)
-#: Other jobs: how many times as many requests, and the seed's distance.
-JOBS = ((1, 1), (1, 2), (1, 3), (4, 4))
+#: Other jobs, by their seed's distance.
+DRAWS = (1, 2)
 
 
 def ablate_plain(job: Job, study: ModelStudy) -> None:
     """Takes the parts of `tdpipe` away, one at a time."""
 
+    whole = study.whole.settings.tdpipe
+
     def without(label: str, *variants: Mapping[str, float]) -> None:
-        knobs = [msgspec.structs.replace(WHOLE, **each) for each in variants]
+        knobs = [msgspec.structs.replace(whole, **each) for each in variants]
         runs = [job.run("tdpipe", label, PipeSettings(tdpipe=each)) for each in knobs]
         study.parts.append(best(runs))
 
@@ -52,8 +52,6 @@ def ablate_plain(job: Job, study: ModelStudy) -> None:
     without("back to prefill when a fixed part has ended (best of 10, 30, 50 %)", *returns)
     without("no sizing to tiles", {"size": False})
     without("prefill steps of whole prompts, up to 1,024 tokens", {"even": False})
-    without("first come, first served", {"order": False})
-    without("stealing evens requests, not cached tokens", {"level": False})
 
 
 def ablate_fused(job: Job, study: ModelStudy) -> None:
@@ -70,7 +68,9 @@ def ablate_fused(job: Job, study: ModelStudy) -> None:
 def order_rivals(job: Job, study: ModelStudy) -> None:
     """Gives our order to the rivals: what it is worth without anything else of ours."""
     moved = Job(job.shape, in_our_order(job), job.num_stages, job.say)
-    study.ordered += [best(rows) for rows in run_rivals(moved, " in our order")]
+    for name in ("pp-separate", HYBRID):
+        rival = study.rows[name]
+        study.ordered.append(moved.run(name, f"{rival.label}, in our order", rival.settings))
 
 
 def in_our_order(job: Job) -> list[Request]:
@@ -82,21 +82,20 @@ def in_our_order(job: Job) -> list[Request]:
     fused = FusedSettings()
     pool_tokens = job.shape.num_blocks(job.num_stages) * BLOCK_SIZE
     pace = Pace(job.num_stages * fused.step_tokens, fused.kv_share * pool_tokens)
-    order = in_time(waiting, lambda each: each.predicted_tokens, pace)
+    order = in_time(waiting, lambda each: each.predicted_tokens, pace, fused.tail)
     return [job.requests[int(place)] for place in order]
 
 
 def vary_job(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed: int) -> None:
-    """Other draws from the same file, and a larger one."""
-    for times, distance in JOBS:
-        count = times * len(job.requests)
-        requests = draw_requests(lengths, count, max_prompt, seed + distance)
+    """Other draws from the same file."""
+    for distance in DRAWS:
+        requests = draw_requests(lengths, len(job.requests), max_prompt, seed + distance)
         other = Job(job.shape, requests, job.num_stages, job.say)
         rows = dict(compare_all(other).rows)
         moved = Job(job.shape, in_our_order(other), job.num_stages, job.say)
         hybrid = rows[HYBRID]
         rows[ORDERED] = moved.run(HYBRID, f"{hybrid.label}, in our order", hybrid.settings)
-        study.draws.append((f"{count} requests, seed {seed + distance}", rows))
+        study.draws.append((f"seed {seed + distance}", rows))
 
 
 def vary_error(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed: int) -> None:
@@ -106,7 +105,7 @@ def vary_error(job: Job, study: ModelStudy, lengths: Path, max_prompt: int, seed
     for label, error in cases:
         requests = draw_requests(lengths, len(job.requests), max_prompt, seed, spread=error)
         other = Job(job.shape, requests, job.num_stages, job.say)
-        plain = other.run("tdpipe", f"tdpipe, predictions {label}", PipeSettings(tdpipe=WHOLE))
+        plain = other.run("tdpipe", f"tdpipe, predictions {label}", study.whole.settings)
         fused = other.run("tdpipe-fused", f"tdpipe-fused, {label}", PipeSettings())
         study.errors.append((label, plain, fused))
 

@@ -13,6 +13,7 @@ import msgspec
 
 from rondo.policy.plan import PlanItem
 from rondo.policy.tdpipe.base import PipeSetup, PipeStep
+from rondo.policy.tdpipe.order import Pace, in_time
 from rondo.policy.tdpipe.phases import TdPipeScheduler
 from rondo.policy.tdpipe.sizing import best_rows
 
@@ -28,13 +29,12 @@ class FusedScheduler(TdPipeScheduler):
                 setup.settings.tdpipe,
                 size=fused.size,
                 level=fused.level,
-                order=fused.order,
                 kv_share=fused.kv_share,
-                reference_batch=fused.step_tokens,
             ),
         )
         self.fused = fused
         self._num_rounds = 0
+        self._num_ordered = 0  # requests that came before the queue was put in order last
 
     def _plan(self, now_s: float) -> PipeStep | None:
         if self.num_in_flight >= self.num_stages:
@@ -58,6 +58,18 @@ class FusedScheduler(TdPipeScheduler):
         self._forecast_live()
         if not self.prefilling and self._has_room():
             self._turn_to(prefill=True)
+
+    def _put_in_order(self) -> None:
+        """The queue in its order; again when requests came."""
+        board, fused = self.board, self.fused
+        if not fused.order or self._num_ordered == board.num_entered:
+            return
+        self._num_ordered = board.num_entered
+        pool_tokens = board.ledger.num_blocks * board.ledger.block_size
+        pace = Pace(self.num_stages * fused.step_tokens, fused.kv_share * pool_tokens)
+        board.waiting = in_time(
+            board.waiting, lambda job: self.remaining.expect(job, 0), pace, fused.tail
+        )
 
     def _chunks(self, batch: int) -> list[PlanItem]:
         """Prompt chunks beside a batch of so many decodes."""

@@ -14,7 +14,6 @@ from rondo.policy.plan import Job, PlanItem, StepOutcome
 from rondo.policy.tdpipe.base import PipeScheduler, PipeSetup, PipeStep
 from rondo.policy.tdpipe.forecast import KvForecast
 from rondo.policy.tdpipe.intensity import Intensity
-from rondo.policy.tdpipe.order import Pace, in_time
 from rondo.policy.tdpipe.remaining import RemainingTokens
 from rondo.policy.tdpipe.settings import TdPipeSettings
 from rondo.policy.tdpipe.sizing import best_batch, even_rows
@@ -38,7 +37,6 @@ class TdPipeScheduler(PipeScheduler):
         self._next_slot = 0
         self._num_before = 0  # requests that decoded when the phase began
         self._num_compared = 0  # and when the intensities were compared last
-        self._num_ordered = 0  # requests that came before the queue was put in order last
         self._prefill_rows = setup.settings.prefill_tokens  # of a step of this phase
 
     def on_step_done(
@@ -114,22 +112,11 @@ class TdPipeScheduler(PipeScheduler):
         live = self.board.num_live
         if not live:
             self._forecast_live()  # answers that ended at once are still in it
-        self._put_in_order()
         slots = self.num_stages * self.settings.max_batch - live
         # A block for each that is live keeps them from preempting this one at once.
         return self.board.take_chunks(
             self._prefill_rows, slots, spare_blocks=live, split=self.knobs.even, gate=self
         )
-
-    def _put_in_order(self) -> None:
-        """The queue in its order; again when requests came."""
-        board, knobs, stages = self.board, self.knobs, self.num_stages
-        if not knobs.order or self._num_ordered == board.num_entered:
-            return
-        self._num_ordered = board.num_entered
-        pool_tokens = board.ledger.num_blocks * board.ledger.block_size
-        pace = Pace(stages * knobs.reference_batch, knobs.kv_share * pool_tokens)
-        board.waiting = in_time(board.waiting, lambda job: self.remaining.expect(job, 0), pace)
 
     def _step_rows(self) -> int:
         """Prompt tokens of a prefill step that follows decode steps."""

@@ -24,7 +24,7 @@ class TdPipeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Ours, and off unless asked for: size: no batch is larger than brings most tokens a second.
     level: stealing evens cached tokens, too. even: prefill steps take prompts in chunks, and no
-    more than makes them as long as a decode step. order: long answers begin in time (`order`).
+    more than makes them as long as a decode step.
     """
 
     greedy: bool = True
@@ -41,22 +41,23 @@ class TdPipeSettings(msgspec.Struct, frozen=True, kw_only=True):
     size: bool = False
     level: bool = False
     even: bool = False
-    order: bool = False
 
 
 class FusedSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Knobs of `tdpipe-fused`; its first four replace those of `tdpipe`.
+    """Knobs of `tdpipe-fused`; its first three replace those of `tdpipe`.
 
     step_tokens: most tokens of a step with prompts. resume_share: simulated use, as a share of the
-    pool, below which a prefill phase begins again.
+    pool, below which a prefill phase begins again. order: long answers begin in time (`order`).
+    tail: how long an answer may take beyond the job's end as foreseen, in mean predicted answers.
     """
 
     size: bool = True
     level: bool = True
-    order: bool = True
     kv_share: float = 1.0
     step_tokens: int = 256
     resume_share: float = 0.9
+    order: bool = True
+    tail: float = 1.5
 
 
 class PipeSettings(msgspec.Struct, frozen=True, kw_only=True):
