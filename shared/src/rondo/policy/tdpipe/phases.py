@@ -3,7 +3,9 @@
 Prefill steps follow one another without a look at what comes out behind, until the memory that the
 answers will need is spoken for; then P decode batches circulate until going back pays. Deviations
 from the paper: a prefill phase in which nothing would fit is not begun, and the intensities are
-compared when requests ended since the last time, not in every round.
+compared when requests ended since the last time, not in every round. Ours, where asked for: batches
+sized to the tiles, whose spatial intensity is told beside the batches with which the phase began;
+and even prefill steps, whose last one wastes rows, which temporal intensity counts.
 """
 
 from __future__ import annotations
