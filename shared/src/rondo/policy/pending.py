@@ -60,8 +60,13 @@ class PendingQueue:
         if entry is None:
             return None
         self.num -= 1
-        self.work_s = self.work_s - entry[3] if self.num else 0.0  # rounding must not pile up
-        del self._order[bisect_left(self._order, entry)]
+        if self.num:
+            self.work_s -= entry[3]
+            del self._order[bisect_left(self._order, entry)]
+        else:  # nothing must pile up: rounding, or arrivals of which nobody asks for the oldest
+            self.work_s = 0.0
+            self._order.clear()
+            self._arrivals.clear()
         return entry[2]
 
     def rerank(self, request_id: str, rank: float) -> None:
