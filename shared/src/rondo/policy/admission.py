@@ -12,7 +12,7 @@ import msgspec
 from rondo.policy.ledger import blocks_for
 from rondo.policy.slack import SlackTable
 from rondo.policy.view import InstanceView
-from rondo.types import RequestInfo
+from rondo.types import Batching, RequestInfo
 
 
 class Failed(StrEnum):
@@ -25,11 +25,15 @@ class Failed(StrEnum):
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """Whether an instance may take a request, with the predicted time until its decode starts."""
+    """Whether an instance may take a request, with the predicted time until its decode starts.
+
+    `batching` is how the instance should fill its steps with it, where the checks settled that.
+    """
 
     failed: Failed | None
     predicted_ttft_s: float
     reason: str
+    batching: Batching | None = None
 
 
 def saved_s(slack: SlackTable, quantile: float | None, steps: int, at_s: float) -> float:
@@ -63,11 +67,17 @@ def paper_check(
     return with_memory(view, needed, ttft_s, turn_s)
 
 
-def with_memory(view: InstanceView, needed_blocks: int, ttft_s: float, turn_s: float) -> Verdict:
+def with_memory(
+    view: InstanceView,
+    needed_blocks: int,
+    ttft_s: float,
+    turn_s: float,
+    batching: Batching | None = None,
+) -> Verdict:
     """The last check: KV blocks, and a place in the decode batch."""
     if needed_blocks > view.info.num_blocks:
         reason = f"{needed_blocks} of {view.info.num_blocks} KV blocks"
         return Verdict(Failed.MEMORY, ttft_s, reason)
     if view.num_requests >= view.info.max_running:
         return Verdict(Failed.MEMORY, ttft_s, f"all {view.info.max_running} slots are taken")
-    return Verdict(None, ttft_s, f"turn of {turn_s:.3f} s fits")
+    return Verdict(None, ttft_s, f"turn of {turn_s:.3f} s fits", batching)

@@ -59,7 +59,11 @@ class Forecast:
         """Seconds of all prompts and one more, which is not added."""
         if self._deferred:
             self._add_deferred()
-        return self._total_s(*self._pack(prompt_tokens, 0))
+        tokens = self._tokens + prompt_tokens
+        if tokens <= self._step_tokens:  # as most often
+            return self._total_s(self._closed_s, tokens, self._pairs + prompt_tokens**2)
+        closed_s, tokens, pairs = self._pack(prompt_tokens, 0)
+        return self._total_s(closed_s, tokens, pairs)
 
     def _add_deferred(self) -> None:
         deferred, self._deferred = self._deferred, []

@@ -70,10 +70,6 @@ class MacroState(ABC):
         """Orders the queue: the instant at which the request's TTFT limit ends."""
         return request.arrival_s + request.slo.ttft_s
 
-    def _alone_s(self, request: RequestInfo) -> float:
-        """Predicted prefill time on an idle instance, the fastest kind of them."""
-        return self._kinds.alone_s(request.prompt_tokens)
-
     def retry_after_s(self) -> float:
         """What a refusal because of load says: the time until the queue is prefilled."""
         return max(1.0, self.pending.work_s / max(1, len(self.views)))
@@ -177,7 +173,7 @@ class MacroState(ABC):
         """A token, or the extension of the one that the instance holds."""
         view.batching = batching
         kind = events.GrantTurn if opens else events.ExtendTurn
-        self.effect(
+        self._effects.append(
             kind(
                 instance_id=view.info.instance_id,
                 turn=view.turn,
@@ -235,7 +231,7 @@ class MacroState(ABC):
             waiting = f"{self.pending.num} requests are waiting"
             self.refuse(request, "queue_full", waiting, self.retry_after_s())
         else:
-            alone_s = self._alone_s(request)
+            alone_s = self._kinds.alone_s(request.prompt_tokens)
             self.pending.add(request, self._rank(request, alone_s), alone_s)
             self._arrived(request, at_s)
 

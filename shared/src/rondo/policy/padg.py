@@ -84,7 +84,6 @@ class PadgScheduler(RollingScheduler):
         self.settings = settings or PadgSettings()
         self._drain = DrainRate()
         self._loads = LoadOrder()
-        self._planned: tuple[InstanceView, str, Batching] | None = None  # by the last check
 
     # Hooks
 
@@ -134,7 +133,7 @@ class PadgScheduler(RollingScheduler):
             if queued_s > self.settings.horizon_s:
                 return Verdict(Failed.BUSY, 0.0, f"{queued_s:.3f} s of prompts before it")
         batching = WHOLE
-        if not _alone(view, request):
+        if view.outstanding or view.running.num or view.fresh:
             size = size_step(view, request, self.settings.tpot_share, at_s)
             if size.tokens == 0 and size.num_riders:
                 full = f"{size.num_riders} decodes leave no time for a prompt"
@@ -142,22 +141,21 @@ class PadgScheduler(RollingScheduler):
             if why := self._better_later(view, size, at_s):
                 return Verdict(Failed.BUSY, 0.0, why)
             batching = size.batching
-        self._planned = view, request.request_id, batching
         turn_s = view.forecast(batching).cost_with_s(request.prompt_tokens)
         ttft_s = at_s - request.arrival_s + view.switch_wait_s() + turn_s
         if ttft_s > request.slo.ttft_s and not self._is_late(request):
             return Verdict(Failed.TTFT, ttft_s, f"decode would start {ttft_s:.3f} s after arrival")
         needed = view.blocks.needed() + view.blocks.final(request)
-        return admission.with_memory(view, needed, ttft_s, turn_s)
+        return admission.with_memory(view, needed, ttft_s, turn_s, batching)
 
     def _better_later(self, view: InstanceView, size: StepSize, at_s: float) -> str | None:
         """Prompts wait in the queue, not at an instance; where fusing has a price, also until the
         instance can afford a step that is worth it."""
         if view.outstanding:
             # A group ends with its step: the next one has to be saved for.
-            steps = 1 if size.enough else STEPS_AHEAD
-            full = size.num_riders and view.outstanding_tokens >= steps * size.tokens
-            return f"{view.outstanding_tokens} tokens fill its next steps" if full else None
+            steps, waiting = 1 if size.enough else STEPS_AHEAD, view.waiting.tokens
+            full = size.num_riders and waiting >= steps * size.tokens
+            return f"{waiting} tokens fill its next steps" if full else None
         if not size.enough:
             return None
         if size.tokens >= size.enough or self._pressed(at_s):
@@ -174,11 +172,7 @@ class PadgScheduler(RollingScheduler):
     # Which step
 
     def _batching(self, view: InstanceView, at_s: float) -> Batching:
-        if self._planned and view.outstanding:
-            planned, request_id, batching = self._planned
-            if planned is view and next(reversed(view.outstanding)) == request_id:
-                return batching  # the check saw the instance as it is now
-        if _alone(view, None):
+        if not view.num_riders and len(view.outstanding) <= 1:
             return WHOLE
         return size_step(view, None, self.settings.tpot_share, at_s).batching
 
@@ -194,10 +188,6 @@ class PadgScheduler(RollingScheduler):
         there: it is served all the same."""
         limit_s = request.arrival_s + request.slo.ttft_s
         return self.pending.rank_of(request.request_id) > limit_s
-
-    def _finish(self, at_s: float) -> None:
-        super()._finish(at_s)
-        self._planned = None
 
     def _refuse_if_hopeless(self, request: RequestInfo, at_s: float) -> None:
         """Refuses a newcomer that was not admitted and would reach an instance too late."""
@@ -234,10 +224,3 @@ class PadgScheduler(RollingScheduler):
 
 def _late_rank(request: RequestInfo) -> float:
     return request.arrival_s + LATE_FACTOR * request.slo.ttft_s
-
-
-def _alone(view: InstanceView, request: RequestInfo | None) -> bool:
-    """Whether nothing decodes and at most one prompt is there: it goes in whole."""
-    if view.running.num or view.fresh:
-        return False
-    return len(view.outstanding) + (request is not None) <= 1

@@ -26,10 +26,12 @@ FAILURES_PER_REPORT = 4
 
 @dataclass(slots=True)
 class _Grant:
-    """Requests to hand to one instance with this decision."""
+    """Requests to hand to one instance with this decision; `batching` as the last check of one
+    settled it."""
 
     opens: bool
     request_ids: list[str] = field(default_factory=list)
+    batching: Batching | None = None
 
 
 class RollingScheduler(MacroState):
@@ -84,7 +86,7 @@ class RollingScheduler(MacroState):
         grants, self._grants = self._grants, {}
         for instance_id, grant in grants.items():
             if view := self.views.get(instance_id):
-                batching = self._batching(view, at_s)
+                batching = grant.batching or self._batching(view, at_s)
                 self.send_turn(view, grant.request_ids, grant.opens, batching)
 
     # Placing
@@ -115,7 +117,7 @@ class RollingScheduler(MacroState):
         before: list[str],
     ) -> None:
         self._current = view.rank
-        self._grant(view, [request], at_s)
+        self._grant(view, [request], at_s).batching = verdict.batching
         self.place(
             events.Admit(
                 request_id=request.request_id,
@@ -151,9 +153,11 @@ class RollingScheduler(MacroState):
         if view.carry and not view.outstanding:
             self._grant(view, list(view.carry.values()), at_s)
 
-    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> None:
+    def _grant(self, view: InstanceView, requests: list[RequestInfo], at_s: float) -> _Grant:
         opens = view.grant(requests, at_s)
         grant = self._grants.get(view.info.instance_id)
         if grant is None:
             grant = self._grants[view.info.instance_id] = _Grant(opens)
-        grant.request_ids += [request.request_id for request in requests]
+        for request in requests:
+            grant.request_ids.append(request.request_id)
+        return grant

@@ -81,16 +81,21 @@ def _tightest(
         context, more_s: tokens that the decodes have in the cache, and the time of a decode step
             with one request more; a lone request's is no longer.
     """
-    waiting = [*view.outstanding.values(), newcomer] if newcomer else view.outstanding.values()
-    longest, own_s, limit_s = 0, inf, view.running.slack.least_tpot_s
-    for request in waiting:  # min and max would take as long as all the rest
-        longest = request.prompt_tokens if request.prompt_tokens > longest else longest
-        own_s = request.slo.tpot_s if request.slo.tpot_s < own_s else own_s
-    if longest > context or more_s > own_s:  # what they ask for may be more than they can get
-        own_s = min([view.feasible_tpot_s(request) for request in waiting], default=inf)
+    longest, limit_s = 0, inf
+    if newcomer:
+        longest, limit_s = newcomer.prompt_tokens, newcomer.slo.tpot_s
+    for request in view.outstanding.values():  # min and max would take as long as all the rest
+        if request.prompt_tokens > longest:
+            longest = request.prompt_tokens
+        if request.slo.tpot_s < limit_s:
+            limit_s = request.slo.tpot_s
+    if longest > context or more_s > limit_s:  # what they ask for may be more than they can get
+        waiting = [*view.outstanding.values(), newcomer] if newcomer else view.outstanding.values()
+        limit_s = min([view.feasible_tpot_s(request) for request in waiting], default=inf)
     for live in view.fresh.values():
-        limit_s = min(limit_s, live.tpot_s)
-    return longest, min(own_s, limit_s)
+        if live.tpot_s < limit_s:
+            limit_s = live.tpot_s
+    return longest, min(limit_s, view.running.slack.least_tpot_s)
 
 
 def _group_tokens(view: InstanceView, num_riders: int, context: int) -> int:

@@ -197,7 +197,8 @@ class InstanceView:
             if batching.kind is BatchKind.CHUNKED:
                 tokens = max(LEAST_CHUNK_TOKENS, tokens - riders)
             forecast = Forecast(self.latency, tokens, riders, self.context_tokens())
-        self.waiting.queue_in(forecast)
+        if self.outstanding:
+            self.waiting.queue_in(forecast)
         return forecast
 
     def _find(self, found: FoundPrefix) -> None:
