@@ -25,6 +25,9 @@ MODEL, GPU = "codellama-34b", "l20"
 #: Systems of the sweeps, with the budgets that tuning found for CodeLlama-34B on L20.
 SYSTEMS = ("padg", "padg-paper", "chunked-jsq", "nodg-jsq")
 CHUNK_TOKENS = {"alpaca": 256, "sharegpt": 128, "longbench": 128}
+#: The lower one too, because 99 % cannot be met where more prompts than that take longer than the
+#: TTFT limit on an idle instance.
+SLO_TARGETS = (0.99, 0.9)
 SLOS = ((5.0, 0.1), (5.0, 0.05), (2.0, 0.1), (1.0, 0.1), (1.0, 0.05))
 CVS = (1.0, 1.2, 1.5, 2.0)
 SIZES = (1, 2, 4, 8)
@@ -90,17 +93,27 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 5) if known else None
 
 
-def _goodput(cluster: ClusterSpec, offered: Offered, described: Record) -> list[Record]:
-    [found] = goodputs(cluster, offered, (0.99,), SEEDS)
-    rates = {"rate": found.rate, "low": found.low, "high": found.high}
-    return [{**described, "target": 0.99, **{k: round(v, 4) for k, v in rates.items()}}]
+def _goodput(
+    cluster: ClusterSpec, offered: Offered, described: Record, targets: Sequence[float] = (0.99,)
+) -> list[Record]:
+    return [
+        {
+            **described,
+            "target": found.target,
+            "rate": round(found.rate, 4),
+            "low": round(found.low, 4),
+            "high": round(found.high, 4),
+        }
+        for found in goodputs(cluster, offered, targets, SEEDS)
+    ]
 
 
 def objective(system: str, ttft_s: float, tpot_s: float, lengths: str) -> list[Record]:
-    """Goodput on ShareGPT under another objective."""
+    """Goodput on ShareGPT under another objective, at both targets."""
     cluster = replace(cluster_of("sharegpt", system), slo=Slo(ttft_s=ttft_s, tpot_s=tpot_s))
     described = {"dataset": "sharegpt", "system": system, "ttft_s": ttft_s, "tpot_s": tpot_s}
-    return _goodput(cluster, partial(dataset("sharegpt").offered, lengths), described)
+    offered = partial(dataset("sharegpt").offered, lengths)
+    return _goodput(cluster, offered, described, SLO_TARGETS)
 
 
 def burst(name: str, system: str, cv: float, lengths: str) -> list[Record]:

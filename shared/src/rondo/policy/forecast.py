@@ -61,7 +61,8 @@ class Forecast:
             self._add_deferred()
         tokens = self._tokens + prompt_tokens
         if tokens <= self._step_tokens:  # as most often
-            return self._total_s(self._closed_s, tokens, self._pairs + prompt_tokens**2)
+            pairs = self._pairs + prompt_tokens * prompt_tokens
+            return self._total_s(self._closed_s, tokens, pairs)
         closed_s, tokens, pairs = self._pack(prompt_tokens, 0)
         return self._total_s(closed_s, tokens, pairs)
 
