@@ -11,10 +11,10 @@ import pytest
 from rondo.types import Slo
 from rondo_bench.experiments import grid
 from rondo_bench.experiments import lengths as classes
-from rondo_bench.experiments.cases import PROFILES, Case, Dataset
+from rondo_bench.experiments.cases import PROFILES, Case, Dataset, Folders
 from rondo_bench.experiments.results import write
 from rondo_bench.experiments.search import Job, Record, run_jobs
-from rondo_bench.experiments.sweeps import ABLATIONS, SWEEPS
+from rondo_bench.experiments.sweeps import ABLATIONS, SLOS, SWEEPS, SYSTEMS, jobs_of
 from rondo_bench.report.data import load_results
 from rondo_bench.sim.trial import attainment_of
 
@@ -78,6 +78,13 @@ def test_every_case_has_a_profile_and_every_sweep_has_jobs() -> None:
     for jobs in (make("lengths") for make in SWEEPS.values()):
         assert len(jobs) >= 8
     assert len(ABLATIONS) >= 9
+
+
+def test_a_sweep_of_some_systems_leaves_the_others_out() -> None:
+    folders = Folders(lengths=Path("lengths"), results=Path("results"))
+    assert len(jobs_of("slo", SYSTEMS, folders)) == len(SYSTEMS) * len(SLOS)
+    some = jobs_of("slo", ["padg"], folders)
+    assert [job.arguments[:3] for job in some] == [("padg", *slo) for slo in SLOS]
 
 
 def test_no_system_passes_the_ceiling_of_a_long_run(lengths: Path) -> None:

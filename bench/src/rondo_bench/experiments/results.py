@@ -12,15 +12,25 @@ from rondo_bench.experiments.search import Record
 
 
 def write(
-    folder: Path, experiment: str, records: Sequence[Record], *, seeds: Sequence[int], requests: int
+    folder: Path,
+    experiment: str,
+    records: Sequence[Record],
+    *,
+    seeds: Sequence[int],
+    requests: int,
+    options: Sequence[str] = (),
 ) -> Path:
-    """Writes `<experiment>.json`; records are in a fixed order."""
+    """Writes `<experiment>.json`; records are in a fixed order.
+
+    Args:
+        options: those of the command that the records depend on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{experiment}.json"
     ordered = sorted(records, key=lambda record: json.dumps(record, sort_keys=True))
     content = {
         "experiment": experiment,
-        "command": f"rondo-bench experiment {experiment}",
+        "command": " ".join(["rondo-bench experiment", experiment, *options]),
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
         "seeds": list(seeds),
         "requests": requests,

@@ -50,14 +50,25 @@ ABLATIONS: dict[str, PaperSettings] = {
 
 
 def run_sweep(
-    name: str, folders: Folders, processes: int, say: Callable[[str], None]
+    name: str,
+    systems: Sequence[str],
+    folders: Folders,
+    processes: int,
+    say: Callable[[str], None],
 ) -> list[Record]:
-    """The records of one of the sweeps."""
+    """The records of one of the sweeps, of these systems."""
     records: list[Record] = []
-    for job, found in run_jobs(SWEEPS[name](str(folders.lengths)), folders.cache, processes):
+    for job, found in run_jobs(jobs_of(name, systems, folders), folders.cache, processes):
         records += found
         say(f"{name} {' '.join(str(a) for a in job.arguments[:4])}: {found[0]}")
     return records
+
+
+def jobs_of(name: str, systems: Sequence[str], folders: Folders) -> list[Job]:
+    """What a sweep works out for these systems; all that is compared without any."""
+    left_out = set(SYSTEMS) - set(systems)
+    jobs = SWEEPS[name](str(folders.lengths))
+    return [job for job in jobs if left_out.isdisjoint(job.arguments)]
 
 
 def cluster_of(name: str, system: str, num_instances: int = 8, model: str = MODEL) -> ClusterSpec:
