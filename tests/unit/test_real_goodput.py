@@ -174,6 +174,10 @@ def test_runs_are_kept_and_gone_on_with(tmp_path: Path) -> None:
     other = Header(**{**{f: getattr(HEADER, f) for f in HEADER.__struct_fields__}, "scale": 1.0})
     with pytest.raises(ConfigError, match="other options"):
         Store(path, other)
+    foreign = path.with_name("foreign.jsonl")
+    foreign.write_text('{"type": "run"}\n')
+    with pytest.raises(ConfigError, match=r"foreign\.jsonl has no runs"):
+        Store.open(foreign)
 
 
 def test_the_page_compares_the_best_of_both(tmp_path: Path) -> None:

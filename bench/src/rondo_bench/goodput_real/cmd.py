@@ -69,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     sides = [parse_side(name) for name in dict.fromkeys(args.sides or SIDES[args.engine])]
     path = args.runs_file or args.write.parent / "real" / f"{args.engine}.jsonl"
     store = Store(path, _header(args, sides))
+    # The page is of all files there: better refused now than after an hour.
+    others = [other for other in sorted(path.parent.glob("*.jsonl")) if other != path]
+    stores = [store, *(Store.open(other) for other in others)]
     done = True
     if not args.page_only:
         options = _options(args, sides)
@@ -77,8 +80,6 @@ def run(args: argparse.Namespace) -> int:
         except asyncio.CancelledError:
             return 1
         say("all runs are there" if done else "the time is over; the same command goes on")
-    others = [other for other in sorted(path.parent.glob("*.jsonl")) if other != path]
-    stores = [store, *(Store.open(other) for other in others)]
     page = as_markdown(stores, args.targets, _spelled(args, sides))
     print(page)
     args.write.parent.mkdir(parents=True, exist_ok=True)

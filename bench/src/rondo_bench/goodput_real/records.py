@@ -135,9 +135,12 @@ class Store:
     def open(cls, path: Path) -> Store:
         """The file of a benchmark that has run, whatever its options were."""
         lines = path.read_bytes().splitlines()[:1]
-        header = msgspec.json.decode(lines[0], type=Header) if lines else None
-        if header is None:
+        if not lines:
             raise ConfigError("--runs-file", f"{path} is empty")
+        try:
+            header = msgspec.json.decode(lines[0], type=Header)
+        except msgspec.DecodeError as error:
+            raise ConfigError("--runs-file", f"{path} has no runs: {error}") from error
         return cls(path, header)
 
     def rate(self, workload: str, step: int) -> float:
