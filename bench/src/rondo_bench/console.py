@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from rondo.local.arguments import whole
 
-def positive(text: str) -> int:
-    """The type of an option that is at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+#: The type of an option that is at least 1.
+positive = whole(1)
 
 
 def say(line: str) -> None:

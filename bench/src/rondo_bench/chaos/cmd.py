@@ -18,6 +18,7 @@ from rondo_bench.chaos.faults import KINDS
 from rondo_bench.chaos.judge import passed
 from rondo_bench.chaos.page import as_page
 from rondo_bench.chaos.run import ChaosOptions, Phase, run_chaos
+from rondo_bench.console import say
 
 #: Figures of phases that add up.
 SUMMED = (
@@ -74,7 +75,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Runs it; 1 when an answer was wrong or missing, or something was left behind."""
     options = _options(args)
-    reports = uvloop.run(run_chaos(options, _progress))
+    reports = uvloop.run(run_chaos(options, say))
     total = summary(reports)
     if args.json:
         print(json.dumps(total))
@@ -121,7 +122,3 @@ def _options(args: argparse.Namespace) -> ChaosOptions:
     sets = sets if args.phases else [kinds]
     phases = tuple(Phase(one, args.seconds / len(sets), args.requests) for one in sets)
     return ChaosOptions(cluster, phases, args.seed, args.concurrency, args.period_s, args.keep)
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

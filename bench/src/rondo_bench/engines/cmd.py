@@ -6,10 +6,10 @@ import argparse
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 
 from rondo.errors import ConfigError
+from rondo_bench.console import say
 from rondo_bench.engines.compare import ENGINES, Options, Table, available_engines, compare
 from rondo_bench.engines.shape import Shape
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         rounds=args.rounds,
         threads=args.threads,
     )
-    table, versions = compare(options, lambda line: print(line, file=sys.stderr, flush=True))
+    table, versions = compare(options, say)
     report = as_markdown(table, versions, options)
     print(json.dumps(table) if args.json else report)
     if args.write:

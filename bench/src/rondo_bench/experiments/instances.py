@@ -168,10 +168,8 @@ def cluster_of(system: System, tuned: Tuned, num_instances: int | None = None) -
         chunk_tokens=int(tuned.get("chunk_tokens", 0)),
         fudg=FudgSettings(num_prefill=int(tuned.get("prefill_instances", 0))),
     )
-    econo = EconoSettings(
-        order=str(tuned.get("order", "shortest")),
-        headroom_share=float(tuned.get("headroom_share", 0.08)),
-    )
+    own = {name: tuned[name] for name in ("order", "headroom_share") if name in tuned}
+    econo = msgspec.convert(own, EconoSettings)
     return ClusterSpec(
         profile=load_profile(PROFILE),
         policy=system.policy,

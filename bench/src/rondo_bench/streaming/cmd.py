@@ -9,7 +9,8 @@ from pathlib import Path
 import uvloop
 
 from rondo.errors import ConfigError
-from rondo_bench.streaming.compare import Options, as_json, as_markdown, compare, say_to_stderr
+from rondo_bench.console import say
+from rondo_bench.streaming.compare import Options, as_json, as_markdown, compare
 
 #: Where `make install-vllm` puts it.
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
@@ -43,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(args: argparse.Namespace) -> int:
     """Measures and prints."""
     options = _options(args)
-    found = uvloop.run(compare(options, say_to_stderr))
+    found = uvloop.run(compare(options, say))
     report = as_markdown(found, options)
     print(json.dumps(as_json(found)) if args.json else report)
     if args.write:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -202,8 +201,3 @@ def _version_in(python: Path, names: tuple[str, ...]) -> str:
         [str(python), "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     return done.stdout.strip()
-
-
-def say_to_stderr(line: str) -> None:
-    """What is going on."""
-    print(line, file=sys.stderr, flush=True)
